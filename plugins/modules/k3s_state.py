@@ -1,0 +1,82 @@
+#!/usr/bin/python
+"""Ansible module: what k3s installation a node holds."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: k3s_state
+short_description: Report the k3s installation of a node
+description:
+  - Reads files and the service manager only; changes nothing and needs no running API.
+options: {}
+author: [Slipway]
+"""
+
+EXAMPLES = r"""
+- name: Look at the node
+  k3s_state:
+  register: k3s
+"""
+
+RETURN = r"""
+state:
+  description: What is installed.
+  returned: always
+  type: dict
+  contains:
+    role: {description: "V(server), V(agent) or empty when no unit of ours is there", type: str}
+    active: {description: Whether the service has signalled that it is ready, type: bool}
+    has_data: {description: Whether this node holds a member of an embedded etcd, type: bool}
+    complete: {description: Whether an earlier run of Slipway finished here, type: bool}
+    has_password: {description: Whether the node holds the password by which servers know it again, type: bool}
+    server_url: {description: The server that the node's configuration joins or empty, type: str}
+"""
+
+import contextlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
+
+
+def read_state(root: Path = Path("/")) -> dict[str, Any]:
+    """Return the installation found under `root` (the node's file system)."""
+    role = next((r for r, u in UNITS.items() if (root / "etc/systemd/system" / u).exists()), "")
+    marker: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        marker = json.loads((root / "etc/rancher/k3s/slipway.json").read_text())
+    server_url = ""
+    try:
+        for line in (root / "etc/rancher/k3s/config.yaml").read_text().splitlines():
+            if line.startswith("server:"):
+                server_url = line.partition(":")[2].strip().strip("'\"")
+    except OSError:
+        pass
+    return {
+        "role": role,
+        "has_data": (root / "var/lib/rancher/k3s/server/db/etcd/member/wal").is_dir(),
+        "has_password": (root / "etc/rancher/node/password").exists(),
+        "complete": bool(marker.get("complete")),
+        "server_url": server_url,
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    state = read_state()
+    active = False
+    if state["role"]:
+        answer = subprocess.run(
+            ["systemctl", "is-active", UNITS[state["role"]]], capture_output=True, text=True, check=False
+        )
+        active = answer.stdout.strip() == "active"
+    module.exit_json(changed=False, state={**state, "active": active})
+
+
+if __name__ == "__main__":
+    main()
