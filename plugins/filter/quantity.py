@@ -17,7 +17,7 @@ def quantity(value: str | int | float) -> Decimal:
         AnsibleFilterError: `value` is not a quantity.
     """
     try:
-        number: Decimal = parse_quantity(str(value))
+        number: Decimal = parse_quantity(str(value))  # type: ignore[no-untyped-call]
     except ValueError:
         raise AnsibleFilterError(f"{value!r} is not a Kubernetes quantity such as 500m, 2Gi or 10") from None
     return number

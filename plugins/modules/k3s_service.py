@@ -93,7 +93,7 @@ def write_marker(path: str, content: dict[str, Any]) -> None:
     handle, temporary = tempfile.mkstemp(dir=directory)
     with os.fdopen(handle, "w") as stream:
         json.dump(content, stream, indent=2)
-    os.replace(temporary, path)
+    Path(temporary).replace(path)
 
 
 def show(unit: str) -> dict[str, str]:

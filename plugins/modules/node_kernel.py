@@ -97,7 +97,7 @@ class NodeKernel:
             with os.fdopen(handle, "w") as stream:
                 stream.write(content)
             Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         return True
 
     def present(self, sysctl: dict[str, str], modules: list[str]) -> bool:

@@ -61,7 +61,7 @@ def ensure(path: Path, count: int, recover_from: Path | None, check: bool) -> bo
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "w") as stream:
             stream.write(value(count, recover_from))
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     return True
 
 

@@ -1,0 +1,84 @@
+"""Action part of preflight_report: collects what only the controller knows, prints the table, fails after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+GROUPS = ("server", "agent")
+# Under this name the role registers the result of preflight_probe.
+PROBE = "_preflight_probe"
+_DEFAULT_BACKEND = "vxlan"
+
+
+class ActionModule(ActionBase):
+    """Runs the module on the controller with the hosts of the play, as they are in the inventory."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        assert task_vars is not None
+        hostvars, groups = task_vars["hostvars"], task_vars["groups"]
+        asked = set(task_vars["ansible_play_hosts_all"])
+        hosts = sorted({*asked, *(host for name in GROUPS for host in groups.get(name, []))})
+        prefixes = tuple(f"{role.name}_" for role in Path(self._task.args["roles"]).iterdir())
+        arguments = {
+            **self._task.args,
+            "nodes": [{**_node(host, hostvars[host], groups), "asked": host in asked} for host in hosts],
+            "variables": {host: sorted(hostvars.raw_get(host)) for host in hosts},
+            "values": {host: _values(hostvars[host], hostvars.raw_get(host), prefixes) for host in hosts},
+            "sources": [source for source in task_vars["ansible_inventory_sources"] if Path(source).exists()],
+        }
+        result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+        if "table" in result:
+            Display().display("\n" + result.pop("table") + "\n")
+            # The table has said it all; once more as YAML would bury it.
+            result.pop("problems")
+        if result.get("errors"):
+            result.update(
+                failed=True, msg=f"Nothing was changed. Mend the errors above; see also {arguments['report']}"
+            )
+        return result
+
+
+def _node(host: str, variables: Mapping[str, Any], groups: Mapping[str, list[str]]) -> dict[str, Any]:
+    """One entry of the module's `nodes`."""
+    probed = _get(variables, PROBE, {})
+    roles = [name for name in GROUPS if host in groups.get(name, [])]
+    clock = probed.get("clock") or {}
+    config = [_get(variables, "k3s_node_config", {})]
+    if "server" in roles:
+        config.append(_get(variables, "k3s_server_config", {}))
+    return {
+        "name": host,
+        "role": "+".join(roles) or "none",
+        "address": str(_get(variables, "ansible_host", "")),
+        "probe": probed.get("probe"),
+        "failure": str(probed.get("failure", "")),
+        "unreachable": not probed.get("reachable", True),
+        "offset": clock.get("offset"),
+        "error": clock.get("error", 0.0),
+        "kubelet_args": [
+            str(item) for part in config if isinstance(part, Mapping) for item in part.get("kubelet-arg") or []
+        ],
+        "backend": str(_get(variables, "k3s_flannel_backend", _DEFAULT_BACKEND)),
+    }
+
+
+def _values(variables: Mapping[str, Any], names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """The values of the variables that have one of the prefixes, but for those that cannot be templated yet."""
+    missing = object()
+    values = {name: _get(variables, name, missing) for name in names if name.startswith(prefixes)}
+    return {name: value for name, value in values.items() if value is not missing}
+
+
+def _get(variables: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A variable's value; the default where it is not set or cannot be templated yet (its role then says so)."""
+    try:
+        return variables[name]
+    except (KeyError, AnsibleError):
+        return default

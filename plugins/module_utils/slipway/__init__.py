@@ -1,0 +1,1 @@
+"""Slipway's logic: typed, tested, used by the modules of the same names."""

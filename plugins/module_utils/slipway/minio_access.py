@@ -1,0 +1,242 @@
+"""Buckets, users and policies of MinIO: each tenant may use its own buckets and nothing else."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from ansible.module_utils.slipway.errors import SlipwayError
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+_BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# MinIO refuses shorter ones (internal/auth/credentials.go).
+_MIN_ACCESS_KEY, _MIN_SECRET_KEY = 3, 8
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Someone with buckets of its own; its policy has the same name."""
+
+    name: str
+    buckets: tuple[str, ...]
+    secret_namespace: str
+    secret_name: str
+
+
+@dataclass(frozen=True)
+class Login:
+    """Credentials of one MinIO user."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class User:
+    """A user as MinIO knows it."""
+
+    policies: frozenset[str]
+    enabled: bool
+
+
+class View(Protocol):
+    """What can be seen of a MinIO server."""
+
+    def has_bucket(self, bucket: str) -> bool: ...
+
+    def policy(self, name: str) -> Mapping[str, Any] | None:
+        """The policy's document, None where there is none."""
+
+    def user(self, access_key: str) -> User | None: ...
+
+    def accepts(self, login: Login) -> bool:
+        """Whether the server takes this secret key for an existing, enabled user."""
+
+
+class Store(View, Protocol):
+    """What can be done to a MinIO server."""
+
+    def make_bucket(self, bucket: str) -> None: ...
+
+    def set_policy(self, name: str, document: Mapping[str, Any]) -> None: ...
+
+    def set_user(self, login: Login) -> None:
+        """Make the user or set its secret key; it is enabled afterwards."""
+
+    def attach(self, access_key: str, policy: str) -> None:
+        """Give the user this policy in place of all others."""
+
+
+class Nothing:
+    """The `View` of a server that is not installed yet."""
+
+    def has_bucket(self, bucket: str) -> bool:
+        return False
+
+    def policy(self, name: str) -> Mapping[str, Any] | None:
+        return None
+
+    def user(self, access_key: str) -> User | None:
+        return None
+
+    def accepts(self, login: Login) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something to do, and how a person calls it."""
+
+    text: str
+    do: Callable[[Store], None]
+
+
+def problems(tenants: Sequence[Tenant]) -> list[str]:
+    """Everything wrong with the list itself, each with the tenant's name."""
+    found: list[str] = []
+    owner: dict[str, str] = {}
+    names: set[str] = set()
+    for tenant in tenants:
+        if not _TENANT.fullmatch(tenant.name):
+            found.append(f"tenant {tenant.name!r}: the name must be lower case letters, digits and hyphens")
+        if tenant.name in names:
+            found.append(f"tenant {tenant.name!r} is listed twice")
+        names.add(tenant.name)
+        if not tenant.buckets:
+            found.append(f"tenant {tenant.name!r} has no bucket")
+        for bucket in tenant.buckets:
+            if fault := bucket_fault(bucket):
+                found.append(f"tenant {tenant.name!r}: bucket {bucket!r} {fault}")
+            if bucket in owner:
+                found.append(f"tenant {tenant.name!r}: bucket {bucket!r} belongs to tenant {owner[bucket]!r} already")
+            owner.setdefault(bucket, tenant.name)
+    return found
+
+
+def bucket_fault(name: str) -> str:
+    """Why S3 refuses a bucket name; empty when it does not."""
+    if not 3 <= len(name) <= 63:
+        return "must have 3 to 63 characters"
+    if not _BUCKET.fullmatch(name):
+        return "may hold lower case letters, digits, dots and hyphens only, a letter or digit at both ends"
+    if ".." in name or ".-" in name or "-." in name:
+        return "must not have a dot beside a dot or hyphen"
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return ""
+    return "must not look like an IP address"
+
+
+def login_problems(logins: Mapping[str, Login], root: Login) -> list[str]:
+    """What is wrong with the credentials of the tenants (by tenant name); values are not named."""
+    found: list[str] = []
+    seen: dict[str, str] = {root.access_key: "MinIO's root user"}
+    for tenant, login in logins.items():
+        if len(login.access_key) < _MIN_ACCESS_KEY:
+            found.append(f"tenant {tenant!r}: accessKey needs at least {_MIN_ACCESS_KEY} characters")
+        if len(login.secret_key) < _MIN_SECRET_KEY:
+            found.append(f"tenant {tenant!r}: secretKey needs at least {_MIN_SECRET_KEY} characters")
+        if login.access_key in seen:
+            found.append(f"tenant {tenant!r}: accessKey is the same as that of {seen[login.access_key]}")
+        seen.setdefault(login.access_key, f"tenant {tenant!r}")
+    return found
+
+
+def policy_document(buckets: Sequence[str]) -> dict[str, Any]:
+    """The IAM policy to list, read, write and delete objects of these buckets, and nothing else."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
+                "Resource": [f"arn:aws:s3:::{bucket}" for bucket in sorted(buckets)],
+            },
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "s3:AbortMultipartUpload",
+                    "s3:DeleteObject",
+                    "s3:GetObject",
+                    "s3:ListMultipartUploadParts",
+                    "s3:PutObject",
+                ],
+                "Resource": [f"arn:aws:s3:::{bucket}/*" for bucket in sorted(buckets)],
+            },
+        ],
+    }
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    """A text that is equal for policies that mean the same: MinIO gives lists back in another order."""
+
+    def order(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: order(item) for key, item in sorted(value.items())}
+        if isinstance(value, list):
+            return sorted((order(item) for item in value), key=json.dumps)
+        return value
+
+    return json.dumps(order(document))
+
+
+def plan(view: View, tenants: Sequence[Tenant], logins: Mapping[str, Login]) -> list[Change]:
+    """The changes that bring the server to what `tenants` say, in the order to make them.
+
+    Nothing is ever removed: buckets hold data. A tenant without a login counts as one without a user.
+    """
+    changes: list[Change] = []
+    for tenant in tenants:
+        for bucket in tenant.buckets:
+            if not view.has_bucket(bucket):
+                changes.append(Change(f"bucket {bucket} made", partial(_make_bucket, bucket)))
+        wanted, current = policy_document(tenant.buckets), view.policy(tenant.name)
+        if current is None or _canonical(current) != _canonical(wanted):
+            verb = "made" if current is None else "updated"
+            changes.append(Change(f"policy {tenant.name} {verb}", partial(_set_policy, tenant.name, wanted)))
+        changes += _plan_user(view, tenant.name, logins.get(tenant.name, Login("", "")))
+    return changes
+
+
+def _plan_user(view: View, tenant: str, login: Login) -> list[Change]:
+    user = view.user(login.access_key) if login.access_key else None
+    what = f"user of tenant {tenant}"
+    changes: list[Change] = []
+    if user is None:
+        changes.append(Change(f"{what} made", partial(_set_user, login)))
+    elif not user.enabled:
+        changes.append(Change(f"{what} enabled", partial(_set_user, login)))
+    elif not view.accepts(login):
+        changes.append(Change(f"{what}: secret key set", partial(_set_user, login)))
+    if user is None or user.policies != {tenant}:
+        changes.append(Change(f"{what}: policy attached", partial(_attach, login.access_key, tenant)))
+    return changes
+
+
+def _make_bucket(bucket: str, store: Store) -> None:
+    store.make_bucket(bucket)
+
+
+def _set_policy(name: str, document: Mapping[str, Any], store: Store) -> None:
+    store.set_policy(name, document)
+
+
+def _set_user(login: Login, store: Store) -> None:
+    store.set_user(login)
+
+
+def _attach(access_key: str, policy: str, store: Store) -> None:
+    store.attach(access_key, policy)
+
+
+def check_or_raise(found: Sequence[str]) -> None:
+    """Raise SlipwayError with all problems at once, if any."""
+    if found:
+        raise SlipwayError("MinIO is unchanged; fix the tenants first: " + "; ".join(found))

@@ -1,0 +1,73 @@
+"""A way from the controller to a Service inside the cluster, open for as long as a `with` block runs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from ansible.module_utils.slipway.errors import SlipwayError
+
+_PR_SET_PDEATHSIG = 1
+_OUTPUT_BYTES = 4096
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end the child when this process dies, even by SIGKILL (prctl(2), Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def port_forward(
+    kubectl: str, kubeconfig: str, namespace: str, target: str, port: int, timeout: float = 30
+) -> Iterator[str]:
+    """Yield `127.0.0.1:<free port>` that leads to `port` of `target` (such as `service/minio`).
+
+    `timeout` is in seconds until kubectl listens. Raises SlipwayError with kubectl's own words when it does not.
+    """
+    # Without a number before the colon kubectl takes a free port itself, so nobody can snatch it in between.
+    command = [kubectl, "--kubeconfig", kubeconfig, "--namespace", namespace, "port-forward"]
+    command += ["--address", "127.0.0.1", target, f":{port}"]
+    # A file, as kubectl writes a line for each connection and would block on a pipe that nobody reads.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_end_with_parent,
+            )
+        except OSError as error:
+            raise SlipwayError(f"{kubectl} cannot be run: {error}") from error
+        try:
+            yield _address(process, output, f"{namespace}/{target}", timeout)
+        finally:
+            process.terminate()
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(process: subprocess.Popen[bytes], output: IO[bytes], what: str, timeout: float) -> str:
+    """Wait until kubectl's output names the address that it listens on."""
+    deadline = time.monotonic() + timeout
+    while True:
+        ended = process.poll() is not None
+        # pread: the child writes at the position that it shares with this file object.
+        said = os.pread(output.fileno(), _OUTPUT_BYTES, 0)
+        if match := re.search(rb"Forwarding from (127\.0\.0\.1:\d+)", said):
+            return match[1].decode()
+        if ended or time.monotonic() >= deadline:
+            reason = said.decode(errors="replace").strip() or f"no answer within {timeout:.0f} s"
+            raise SlipwayError(f"no way to {what}: {reason}")
+        time.sleep(0.05)

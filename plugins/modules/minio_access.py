@@ -1,0 +1,203 @@
+#!/usr/bin/python
+"""Module: buckets, users and policies of MinIO."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: minio_access
+short_description: Ensure buckets, users and policies of a MinIO in the cluster
+description:
+  - Makes each tenant's buckets, a policy that allows exactly these, and a user with that policy only.
+  - All credentials are read from Secrets in the cluster.
+  - A user whose secret key differs from its Secret gets that of the Secret.
+  - Buckets, policies and users that are not listed are left alone.
+  - Runs on the controller and reaches MinIO by C(kubectl port-forward), which ends with the task.
+options:
+  kubeconfig:
+    description: Path of the kubeconfig file.
+    type: path
+    required: true
+  kubectl:
+    description: Path of the kubectl program.
+    type: path
+    required: true
+  namespace:
+    description: Namespace of MinIO.
+    type: str
+    default: minio
+  service:
+    description: Name of MinIO's S3 Service.
+    type: str
+    default: minio
+  port:
+    description: Port of the Service.
+    type: int
+    default: 9000
+  root_secret:
+    description: Secret in I(namespace) with the root credentials, under the keys C(rootUser) and C(rootPassword).
+    type: str
+    default: minio-root
+  tenants:
+    description: Who gets which buckets.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the tenant and of its policy.
+        type: str
+        required: true
+      buckets:
+        description: Buckets that belong to this tenant alone, to read and write.
+        type: list
+        elements: str
+        required: true
+      secret:
+        description: Secret with the user's credentials, under the keys C(accessKey) and C(secretKey).
+        type: dict
+        required: true
+        suboptions:
+          namespace:
+            description: Namespace of the Secret.
+            type: str
+            required: true
+          name:
+            description: Name of the Secret.
+            type: str
+            required: true
+  timeout:
+    description: Seconds to wait until MinIO answers.
+    type: int
+    default: 60
+attributes:
+  check_mode:
+    support: full
+    description: Reports what is missing or differs; counts everything as missing where MinIO is not there yet.
+  diff_mode:
+    support: full
+    description: Lists the changes; never a credential.
+author: Slipway
+"""
+
+EXAMPLES = r"""
+- name: The training pipeline has its buckets and user
+  minio_access:
+    kubeconfig: "{{ slipway_kubeconfig }}"
+    kubectl: "{{ slipway_kubectl }}"
+    tenants:
+      - name: epos
+        buckets: [datasets, models]
+        secret: {namespace: pipelines, name: minio-epos}
+"""
+
+RETURN = r"""
+changes:
+  description: One line for each change made; in check mode, for each that is due.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway import minio_access, secrets
+from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.kube import Kube, KubeClient
+from ansible.module_utils.slipway.minio_access import Login, Tenant
+from ansible.module_utils.slipway.port_forward import port_forward
+
+
+def _login(kube: Kube, namespace: str, name: str, keys: tuple[str, str], check: bool) -> Login | None:
+    """Credentials from a Secret; None where it is missing, which only check mode allows."""
+    values = secrets.read(kube, namespace, name, keys)
+    if values is None and not check:
+        raise SlipwayError(f"there is no Secret {namespace}/{name}")
+    return Login(values[keys[0]], values[keys[1]]) if values else None
+
+
+def run(module: AnsibleModule) -> list[str]:
+    params = module.params
+    tenants = [
+        Tenant(item["name"], tuple(item["buckets"]), item["secret"]["namespace"], item["secret"]["name"])
+        for item in params["tenants"]
+    ]
+    minio_access.check_or_raise(minio_access.problems(tenants))
+    check: bool = module.check_mode
+    kube = KubeClient(params["kubeconfig"])
+    root = _login(kube, params["namespace"], params["root_secret"], ("rootUser", "rootPassword"), check)
+    found = {
+        tenant.name: _login(kube, tenant.secret_namespace, tenant.secret_name, ("accessKey", "secretKey"), check)
+        for tenant in tenants
+    }
+    logins = {name: login for name, login in found.items() if login}
+    service = kube.get(f"/api/v1/namespaces/{params['namespace']}/services/{params['service']}")
+    if root is None or (check and service is None):
+        return [change.text for change in minio_access.plan(minio_access.Nothing(), tenants, logins)]
+    module.no_log_values.update(login.secret_key for login in (root, *logins.values()))
+    minio_access.check_or_raise(minio_access.login_problems(logins, root))
+
+    # Imported here, as only a real server needs the SDK.
+    from ansible.module_utils.slipway.minio_client import MinioStore
+
+    target = f"service/{params['service']}"
+    with port_forward(
+        params["kubectl"], params["kubeconfig"], params["namespace"], target, params["port"], params["timeout"]
+    ) as endpoint:
+        store = MinioStore(endpoint, root)
+        store.await_ready(params["timeout"])
+        with store.errors():
+            if not store.accepts(root):
+                raise SlipwayError(
+                    f"MinIO refuses the credentials of Secret {params['namespace']}/{params['root_secret']}; "
+                    "was the Secret changed without a restart of MinIO's pods?"
+                )
+            changes = minio_access.plan(store, tenants, logins)
+            for change in [] if check else changes:
+                change.do(store)
+    return [change.text for change in changes]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "kubeconfig": {"type": "path", "required": True},
+            "kubectl": {"type": "path", "required": True},
+            "namespace": {"type": "str", "default": "minio"},
+            "service": {"type": "str", "default": "minio"},
+            "port": {"type": "int", "default": 9000},
+            # Names of Secrets, not their contents.
+            "root_secret": {"type": "str", "default": "minio-root", "no_log": False},
+            "tenants": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "buckets": {"type": "list", "elements": "str", "required": True},
+                    "secret": {
+                        "type": "dict",
+                        "required": True,
+                        "no_log": False,
+                        "options": {
+                            "namespace": {"type": "str", "required": True},
+                            "name": {"type": "str", "required": True},
+                        },
+                    },
+                },
+            },
+            "timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        changes = run(module)
+    except SlipwayError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=bool(changes),
+        changes=changes,
+        diff={"before": "", "after": "".join(f"{change}\n" for change in changes)},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+#!/usr/bin/python
+"""Module: judge what the probes found."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight_report
+short_description: Report every problem of every node in one table
+description:
+  - Judges the results of M(preflight_probe), the inventory, the variables and the bundle.
+  - Its action part collects the options marked so, prints the table, and fails after it if there is an error.
+  - Writes the report as JSON; changes nothing else. Runs on the controller.
+options:
+  nodes:
+    description: The hosts and what came of probing them. Collected by the action part.
+    type: list
+    elements: dict
+    default: []
+  variables:
+    description: Names of the variables of each host. Collected by the action part.
+    type: dict
+    default: {}
+  values:
+    description: Values of those that have a role's prefix, by host. Collected by the action part.
+    type: dict
+    default: {}
+  sources:
+    description: Files and directories of the inventory, to name the place of a variable. Collected by the action part.
+    type: list
+    elements: path
+    default: []
+  requirements:
+    description: Thresholds, as the defaults of the role C(preflight) without its prefix.
+    type: dict
+    required: true
+  roles:
+    description: Directory of the roles.
+    type: path
+    required: true
+  site_defaults:
+    description: Directory of the variables that all sites share.
+    type: path
+    required: true
+  bundle:
+    description: Directory of the bundle.
+    type: path
+    required: true
+  report:
+    description: File for the report.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    support: full
+    description: The same; the report is written, too.
+  diff_mode:
+    support: none
+author: Slipway
+"""
+
+EXAMPLES = r"""
+- name: Report
+  preflight_report:
+    requirements: {min_cpus: 2, min_memory_mb: 2000}
+    roles: roles
+    site_defaults: playbooks/group_vars
+    bundle: "{{ slipway_bundle_dir }}"
+    report: "{{ slipway_state_dir }}/report/preflight.json"
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+table:
+  description: The report for a person.
+  returned: always
+  type: str
+problems:
+  description: Severity, node, check, found, wanted and remedy of each problem.
+  returned: always
+  type: list
+  elements: dict
+errors:
+  description: Number of errors.
+  returned: always
+  type: int
+"""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway import bundle as bundles
+from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.files import write_atomically
+from ansible.module_utils.slipway.preflight import (
+    CONTROLLER,
+    Node,
+    Problem,
+    Release,
+    Requirements,
+    in_order,
+    judge,
+    summary_line,
+    table,
+)
+from ansible.module_utils.slipway.variables import judge_values, judge_variables, load_known
+
+
+def judge_bundle(path: Path) -> tuple[Release, list[Problem]]:
+    """Verify the bundle; what it says of the release, and a problem for each thing wrong with it."""
+
+    def problem(found: str) -> Problem:
+        wanted = "the files that bundle.yml lists"
+        return Problem("error", CONTROLLER, "bundle", found, wanted, "make bundle, or carry a whole one in again")
+
+    stamp = bundles.Stamp(bundles.default_stamp(path))
+    try:
+        manifest = bundles.read_manifest(path)
+    except SlipwayError as error:
+        return Release(), [problem(str(error))]
+    faults = bundles.verify(path, manifest["artifacts"], stamp)
+    stamp.save()
+    release = Release(str(manifest["arch"]), str(manifest["versions"].get("k3s", "")))
+    return release, [problem(fault) for fault in faults]
+
+
+def run(params: dict[str, Any]) -> dict[str, Any]:
+    """The module's result. Raises SlipwayError when the report itself cannot be made."""
+    nodes = [Node(**{**item, "kubelet_args": tuple(item.get("kubelet_args", ()))}) for item in params["nodes"]]
+    try:
+        requirements = Requirements(**params["requirements"])
+    except TypeError as error:
+        raise SlipwayError(f"requirements: {error}") from error
+    release, problems = judge_bundle(Path(params["bundle"]).resolve())
+    known = load_known(Path(params["roles"]), Path(params["site_defaults"]))
+    sources = [Path(source) for source in params["sources"]]
+    problems += judge_variables(params["variables"], known, sources)
+    problems += judge_values(params["values"], known, sources)
+    problems = in_order([*problems, *judge(nodes, requirements, release)])
+    errors = sum(problem.severity == "error" for problem in problems)
+    report = {
+        "ok": errors == 0,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "errors": errors,
+        "warnings": len(problems) - errors,
+        "problems": [asdict(problem) for problem in problems],
+        "nodes": {
+            node.name: {"role": node.role, "clock_offset": node.offset, "clock_error": node.error, "probe": node.probe}
+            for node in nodes
+        },
+    }
+    write_atomically(Path(params["report"]), json.dumps(report, indent=2) + "\n")
+    return {
+        "changed": False,
+        "errors": errors,
+        "problems": report["problems"],
+        "table": table(problems, {node.name: summary_line(node) for node in nodes}),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "nodes": {"type": "list", "elements": "dict", "default": []},
+            "variables": {"type": "dict", "default": {}},
+            "values": {"type": "dict", "default": {}},
+            "sources": {"type": "list", "elements": "path", "default": []},
+            "requirements": {"type": "dict", "required": True},
+            "roles": {"type": "path", "required": True},
+            "site_defaults": {"type": "path", "required": True},
+            "bundle": {"type": "path", "required": True},
+            "report": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module.params)
+    except (SlipwayError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

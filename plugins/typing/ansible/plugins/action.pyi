@@ -1,0 +1,13 @@
+from typing import Any
+
+class ActionBase:
+    _task: Any
+    _play_context: Any
+    _connection: Any
+    _templar: Any
+
+    def run(self, tmp: str | None = ..., task_vars: dict[str, Any] | None = ...) -> dict[str, Any]: ...
+    def _low_level_execute_command(self, cmd: str, sudoable: bool = ...) -> dict[str, Any]: ...
+    def _execute_module(
+        self, module_name: str | None = ..., module_args: dict[str, Any] | None = ..., task_vars: Any = ...
+    ) -> dict[str, Any]: ...

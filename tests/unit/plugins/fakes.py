@@ -1,0 +1,63 @@
+"""Doubles of the things outside: a Kubernetes API that holds objects in a dictionary, run modules in-process."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import copy
+import io
+import json
+from types import ModuleType
+
+from ansible.module_utils.slipway.kube import Json, KubeError
+from ansible.module_utils.testing import patch_module_args
+
+
+class FakeKube:
+    """A `Kube` over `objects` (path -> object or list) and `logs` (path -> text), with optimistic locking."""
+
+    def __init__(self, objects: dict[str, Json] | None = None, logs: dict[str, str] | None = None) -> None:
+        self.objects = objects or {}
+        self.logs = logs or {}
+        self.writes: list[str] = []
+        self.queries: list[dict[str, str]] = []
+
+    def get(self, path: str, **query: str) -> Json | None:
+        return copy.deepcopy(self.objects.get(path))
+
+    def text(self, path: str, **query: str) -> str:
+        self.queries.append(query)
+        if path not in self.logs:
+            raise KubeError(f"GET {path}: 400 no log", 400)
+        return self.logs[path]
+
+    def create(self, path: str, body: Json) -> Json:
+        full = f"{path}/{body['metadata']['name']}"
+        if full in self.objects:
+            raise KubeError(f"POST {path}: 409 exists", 409)
+        self.objects[full] = {"metadata": {"resourceVersion": "0"}, "data": {}}
+        return self._merge(full, body)
+
+    def merge_patch(self, path: str, body: Json) -> Json:
+        if body["metadata"].get("resourceVersion") != self.objects[path]["metadata"]["resourceVersion"]:
+            raise KubeError(f"PATCH {path}: 409 changed", 409)
+        return self._merge(path, body)
+
+    def _merge(self, path: str, body: Json) -> Json:
+        self.writes.append(path)
+        item = self.objects[path]
+        item["metadata"].setdefault("labels", {}).update(body["metadata"].get("labels") or {})
+        for key, value in (body.get("stringData") or {}).items():
+            item["data"][key] = base64.b64encode(value.encode()).decode()
+        item["metadata"]["resourceVersion"] = str(int(item["metadata"]["resourceVersion"]) + 1)
+        return item
+
+
+def run_module(module: ModuleType, arguments: Json, check: bool = False) -> Json:
+    """Run a module's main() in this process and return what it prints; `failed` is in it when it failed."""
+    arguments = {**arguments, "_ansible_check_mode": check}
+    printed = io.StringIO()
+    with patch_module_args(arguments), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        module.main()
+    result: Json = json.loads(printed.getvalue().strip().splitlines()[-1])
+    return result

@@ -1,0 +1,118 @@
+"""playbooks/bundle.yml fills a bundle from a server of releases, resumes after a cut, and then has nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import PLUGINS
+from .releases import Releases
+
+PROJECT = PLUGINS.parent
+PROGRAM = os.urandom(50_000)
+
+
+@pytest.fixture
+def releases() -> Iterator[Releases]:
+    served = Releases()
+    yield served
+    served.close()
+
+
+def serve_release(releases: Releases) -> dict[str, Any]:
+    """The project's own release file with every address replaced by the local server, which has such a tree."""
+    release: dict[str, Any] = yaml.safe_load((PROJECT / "playbooks/group_vars/all/release.yml").read_text())[
+        "slipway_release"
+    ]
+    # Images come by skopeo, which needs a registry; test_bundle has them.
+    release["artifacts"] = [artifact for artifact in release["artifacts"] if artifact["kind"] != "image"]
+    for artifact in release["artifacts"]:
+        data = PROGRAM
+        if "member" in artifact:
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w:gz") as tar:
+                info = tarfile.TarInfo(artifact["member"])
+                info.size = len(PROGRAM)
+                tar.addfile(info, io.BytesIO(PROGRAM))
+            data = out.getvalue()
+        path, checksum_path = (re.sub(r"^https://[^/]+", "", artifact[key]) for key in ("url", "checksum_url"))
+        digest = hashlib.sha256(data).hexdigest()
+        releases.files[path] = data
+        name, version = artifact["name"], artifact.get("version")
+        if checksum_path.endswith(".yaml"):
+            index = {"entries": {name: [{"version": str(version), "digest": digest}]}}
+            releases.files[checksum_path] = yaml.safe_dump(index).encode()
+        elif "checksum_name" in artifact:
+            line = f"{digest}  {artifact['checksum_name']}\n".encode()
+            releases.files[checksum_path] = releases.files.get(checksum_path, b"") + line
+        else:
+            releases.files[checksum_path] = digest.encode()
+        artifact |= {"url": releases.url + path, "checksum_url": releases.url + checksum_path}
+    return release
+
+
+def play(directory: Path, release: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    variables = {"slipway_release": release, "slipway_bundle_dir": str(directory / "bundle")}
+    (directory / "vars.json").write_text(json.dumps(variables))
+    return subprocess.run(
+        [
+            "ansible-playbook",
+            "-i",
+            str(PROJECT / "inventories/lab"),
+            str(PROJECT / "playbooks/bundle.yml"),
+            "-e",
+            "@vars.json",
+        ],
+        cwd=directory,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_upstream_way(releases: Releases, tmp_path: Path) -> None:
+    release = serve_release(releases)
+    (k3s,) = (path for path in releases.files if path.endswith("/k3s"))
+    good = releases.files[k3s]
+    releases.cuts[k3s] = [20_000]
+    releases.files[k3s] = good[:30_000] + bytes(20_000)
+    failed = play(tmp_path, release)
+    assert failed.returncode != 0 and "bin/k3s" in failed.stdout and "was published" in failed.stdout
+    assert not (tmp_path / "bundle/bundle.yml").exists() and not (tmp_path / "bundle/bin/k3s").exists()
+
+    releases.files[k3s] = good
+    releases.cuts[k3s] = [20_000]
+    releases.requests.clear()
+    filled = play(tmp_path, release)
+    assert filled.returncode == 0, filled.stdout
+    assert "changed=1" in filled.stdout
+    asked = [path for path, _ in releases.requests]
+    assert (k3s, "bytes=20000-") in releases.requests
+    # What the failed run had fetched is not fetched again.
+    assert not [path for path in asked if path.endswith((".tgz", ".tar.gz"))]
+    manifest = yaml.safe_load((tmp_path / "bundle/bundle.yml").read_text())
+    assert [artifact["path"] for artifact in manifest["artifacts"]] == [item["path"] for item in release["artifacts"]]
+    assert manifest["origin"] == "upstream" and manifest["versions"] == release["versions"]
+    assert (tmp_path / "bundle/bin/helm").read_bytes() == PROGRAM
+
+    releases.requests.clear()
+    again = play(tmp_path, release)
+    assert again.returncode == 0 and "changed=0" in again.stdout
+    assert releases.requests == []

@@ -1,0 +1,49 @@
+"""Filters merge values as Helm does and take image references apart."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from filter.slipway import FilterModule, image_ref, merge_values
+
+
+def test_mappings_merge_at_every_depth_and_the_rest_is_replaced() -> None:
+    base = {"a": {"b": 1, "list": [1, 2]}, "keep": True}
+    assert merge_values(base, {"a": {"c": 2, "list": [3]}}, {"keep": None, "new": {"x": 1}}) == {
+        "a": {"b": 1, "c": 2, "list": [3]},
+        "keep": None,
+        "new": {"x": 1},
+    }
+    assert base == {"a": {"b": 1, "list": [1, 2]}, "keep": True}
+
+
+def test_only_mappings_can_be_merged() -> None:
+    with pytest.raises(AnsibleFilterError, match="str is no mapping"):
+        merge_values({}, "a: 1")
+
+
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("busybox", ("", "busybox", "busybox", "", "")),
+        ("minio/minio:R1", ("", "minio/minio", "minio/minio", "R1", "")),
+        ("localhost/slipway-lab/minio:1", ("localhost", "localhost/slipway-lab/minio", "slipway-lab/minio", "1", "")),
+        (f"h.test:5000/a/b:1@{DIGEST}", ("h.test:5000", "h.test:5000/a/b", "a/b", "1", DIGEST)),
+    ],
+)
+def test_image_references(reference: str, parts: tuple[str, ...]) -> None:
+    assert tuple(image_ref(reference).values()) == parts
+
+
+@pytest.mark.parametrize("reference", ["", "A/B", "a:", "a@sha256:1", "a b"])
+def test_what_is_no_image_reference(reference: str) -> None:
+    with pytest.raises(AnsibleFilterError, match="no image reference"):
+        image_ref(reference)
+
+
+def test_registered() -> None:
+    assert set(FilterModule().filters()) == {"merge_values", "image_ref"}

@@ -1,0 +1,183 @@
+"""MinIO tenants: bad lists are refused whole, good ones are applied once and repaired later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.minio_access import (
+    Login,
+    Nothing,
+    Tenant,
+    User,
+    bucket_fault,
+    check_or_raise,
+    login_problems,
+    plan,
+    policy_document,
+    problems,
+)
+
+EPOS = Tenant("epos", ("datasets", "models"), "pipelines", "minio-epos")
+LOGIN = Login("epos", "correct-horse")
+ROOT = Login("root", "battery-staple")
+
+
+class FakeMinio:
+    """A `Store` in memory that gives policies back in another order, as MinIO does."""
+
+    def __init__(self) -> None:
+        self.buckets: set[str] = set()
+        self.policies: dict[str, dict[str, Any]] = {}
+        self.users: dict[str, User] = {}
+        self.keys: dict[str, str] = {}
+
+    def has_bucket(self, bucket: str) -> bool:
+        return bucket in self.buckets
+
+    def policy(self, name: str) -> Mapping[str, Any] | None:
+        return self.policies.get(name)
+
+    def user(self, access_key: str) -> User | None:
+        return self.users.get(access_key)
+
+    def accepts(self, login: Login) -> bool:
+        return self.keys.get(login.access_key) == login.secret_key
+
+    def make_bucket(self, bucket: str) -> None:
+        self.buckets.add(bucket)
+
+    def set_policy(self, name: str, document: Mapping[str, Any]) -> None:
+        stored = json.loads(json.dumps(document))
+        for statement in stored["Statement"]:
+            statement["Action"].reverse()
+            statement["Resource"].reverse()
+        stored["Statement"].reverse()
+        self.policies[name] = stored
+
+    def set_user(self, login: Login) -> None:
+        old = self.users.get(login.access_key, User(frozenset(), True))
+        self.users[login.access_key] = replace(old, enabled=True)
+        self.keys[login.access_key] = login.secret_key
+
+    def attach(self, access_key: str, policy: str) -> None:
+        self.users[access_key] = replace(self.users[access_key], policies=frozenset({policy}))
+
+
+def apply(store: FakeMinio, *tenants: Tenant, logins: Mapping[str, Login] | None = None) -> list[str]:
+    changes = plan(store, tenants, logins or {"epos": LOGIN})
+    for change in changes:
+        change.do(store)
+    return [change.text for change in changes]
+
+
+@pytest.fixture
+def installed() -> FakeMinio:
+    store = FakeMinio()
+    apply(store, EPOS)
+    return store
+
+
+def test_everything_is_made_once() -> None:
+    store = FakeMinio()
+    assert apply(store, EPOS) == [
+        "bucket datasets made",
+        "bucket models made",
+        "policy epos made",
+        "user of tenant epos made",
+        "user of tenant epos: policy attached",
+    ]
+    assert store.users["epos"] == User(frozenset({"epos"}), True)
+    assert apply(store, EPOS) == []
+
+
+def test_the_plan_alone_changes_nothing() -> None:
+    store = FakeMinio()
+    assert len(plan(store, [EPOS], {"epos": LOGIN})) == len(plan(Nothing(), [EPOS], {})) == 5
+    assert not store.buckets
+
+
+def test_another_secret_key_is_set_again(installed: FakeMinio) -> None:
+    installed.keys["epos"] = "changed by hand"
+    assert apply(installed, EPOS) == ["user of tenant epos: secret key set"]
+    assert installed.accepts(LOGIN)
+
+
+def test_a_disabled_user_is_enabled(installed: FakeMinio) -> None:
+    installed.users["epos"] = replace(installed.users["epos"], enabled=False)
+    assert apply(installed, EPOS) == ["user of tenant epos enabled"]
+
+
+def test_more_rights_than_wanted_are_taken_away(installed: FakeMinio) -> None:
+    installed.users["epos"] = User(frozenset({"epos", "consoleAdmin"}), True)
+    assert apply(installed, EPOS) == ["user of tenant epos: policy attached"]
+    assert installed.users["epos"].policies == {"epos"}
+
+
+def test_a_changed_policy_is_put_right(installed: FakeMinio) -> None:
+    installed.policies["epos"]["Statement"][0]["Action"].append("s3:*")
+    assert apply(installed, EPOS) == ["policy epos updated"]
+
+
+def test_a_further_bucket_extends_the_policy(installed: FakeMinio) -> None:
+    assert apply(installed, replace(EPOS, buckets=("datasets", "models", "runs"))) == [
+        "bucket runs made",
+        "policy epos updated",
+    ]
+
+
+def test_the_policy_names_only_own_buckets_and_no_wildcard_actions() -> None:
+    document = policy_document(["datasets"])
+    resources = [item for statement in document["Statement"] for item in statement["Resource"]]
+    actions = [item for statement in document["Statement"] for item in statement["Action"]]
+    assert resources == ["arn:aws:s3:::datasets", "arn:aws:s3:::datasets/*"]
+    assert not [action for action in actions if "*" in action or "Policy" in action or "Admin" in action]
+
+
+@pytest.mark.parametrize("name", ["abc", "a-b.c", "123", "x" * 63])
+def test_good_bucket_names(name: str) -> None:
+    assert bucket_fault(name) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["ab", "x" * 64, "Data", "a_b", "-ab", "ab-", "a..b", "a.-b", "192.168.0.1", "a/b", ""]
+)
+def test_bad_bucket_names(name: str) -> None:
+    assert bucket_fault(name)
+
+
+def test_all_faults_of_a_list_are_reported_together() -> None:
+    faults = problems(
+        [
+            EPOS,
+            Tenant("other", ("models", "Bad"), "n", "s"),
+            Tenant("Upper", (), "n", "s"),
+            Tenant("epos", ("x1y",), "n", "s"),
+        ]
+    )
+    assert len(faults) == 5
+    with pytest.raises(SlipwayError) as error:
+        check_or_raise(faults)
+    for part in (
+        "'models' belongs to tenant 'epos' already",
+        "'Bad'",
+        "'Upper' has no bucket",
+        "'epos' is listed twice",
+    ):
+        assert part in str(error.value)
+    check_or_raise([])
+
+
+def test_bad_credentials_are_named_without_their_values() -> None:
+    logins = {"a": Login("ab", "short"), "b": Login("root", "long enough 1"), "c": Login("root", "long enough 2")}
+    text = "; ".join(login_problems(logins, ROOT))
+    assert "'a': accessKey needs at least 3" in text
+    assert "'a': secretKey needs at least 8" in text
+    assert "'b': accessKey is the same as that of MinIO's root user" in text
+    assert "'c': accessKey is the same" in text
+    assert "short" not in text
+    assert "battery" not in repr(ROOT)

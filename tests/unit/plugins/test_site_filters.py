@@ -1,0 +1,49 @@
+"""The filters kubeconfig_for and quantity."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+
+from filter.kubeconfig import kubeconfig_for
+from filter.quantity import quantity
+
+K3S_YAML = """
+apiVersion: v1
+kind: Config
+clusters: [{name: default, cluster: {server: "https://127.0.0.1:6443", certificate-authority-data: Q0E=}}]
+users: [{name: default, user: {client-key-data: S0VZ}}]
+contexts: [{name: default, context: {cluster: default, user: default}}]
+current-context: default
+"""
+
+
+def test_kubeconfig_gets_address_and_name() -> None:
+    config = yaml.safe_load(kubeconfig_for(K3S_YAML, "default-site", "https://192.0.2.1:6443"))
+    assert config["clusters"] == [
+        {"name": "default-site", "cluster": {"server": "https://192.0.2.1:6443", "certificate-authority-data": "Q0E="}}
+    ]
+    assert config["users"] == [{"name": "default-site", "user": {"client-key-data": "S0VZ"}}]
+    assert config["contexts"] == [
+        {"name": "default-site", "context": {"cluster": "default-site", "user": "default-site"}}
+    ]
+    assert config["current-context"] == "default-site"
+
+
+@pytest.mark.parametrize("text", ["", "[", "clusters: []", "clusters: [{}]\nusers: [{}]"])
+def test_what_is_no_kubeconfig_is_refused(text: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"k3s\.yaml: not a kubeconfig"):
+        kubeconfig_for(text, "site", "https://192.0.2.1:6443")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("500m", "0.5"), ("2Gi", str(2 * 1024**3)), ("1G", str(10**9)), (10, "10")]
+)
+def test_quantity(text: str | int, number: str) -> None:
+    assert quantity(text) == quantity(number)
+
+
+def test_bad_quantity_is_named() -> None:
+    with pytest.raises(AnsibleFilterError, match="'2 Gigs' is not a Kubernetes quantity"):
+        quantity("2 Gigs")
