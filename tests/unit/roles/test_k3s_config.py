@@ -1,0 +1,72 @@
+"""The configuration that the k3s role renders for the example site."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[3]
+PLAY = """
+- hosts: k3s_cluster
+  gather_facts: false
+  connection: local
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    _k3s_state: {active: "{{ inventory_hostname == 'server-b' }}", has_data: "{{ inventory_hostname == 'server-b' }}", server_url: ""}
+    _k3s_server_url: "{{ _k3s_join_url if inventory_hostname != 'server-b' else '' }}"
+  tasks:
+    # For the role's variables only.
+    - import_role: {name: k3s, tasks_from: survey}
+      when: false
+    - set_fact: {_k3s_state: "{{ _k3s_state }}"}
+    - copy: {content: "{{ _k3s_config | to_json }}", dest: "DEST/{{ inventory_hostname }}.json", mode: "0600"}
+      become: false
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """config.yaml of each node; of the three servers, only server-b lives and holds data."""
+    folder = tmp_path_factory.mktemp("configs")
+    play = folder / "play.yml"
+    play.write_text(PLAY.replace("DEST", str(folder)))
+    answer = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", str(PROJECT / "inventories/example"), str(play)],
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_BECOME": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def test_servers(configs: dict[str, Any]) -> None:
+    """Servers run embedded etcd, encrypt Secrets, know every server's address, and hold no secret in the file."""
+    server = configs["server-b"]
+    assert server["cluster-init"] is True
+    assert server["secrets-encryption"] is True
+    assert server["write-kubeconfig-mode"] == "0600"
+    assert server["tls-san"] == ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
+    assert server["etcd-snapshot-retention"] == 10
+    assert server["kubelet-arg"] == ["max-pods=200"]
+    assert "server" not in server
+    assert not {"token", "agent-token"} & set(server)
+
+
+def test_newcomers_join_the_one_that_lives(configs: dict[str, Any]) -> None:
+    """The join target is a live member, not the first host of the inventory."""
+    assert {configs[name]["server"] for name in ("server-a", "server-c", "gpu-a", "gpu-b")} == {
+        "https://192.0.2.12:6443"
+    }
+
+
+def test_agents_get_no_key_that_only_servers_know(configs: dict[str, Any]) -> None:
+    """`k3s agent` dies of an unknown key."""
+    assert set(configs["gpu-a"]) == {"node-name", "node-ip", "token-file", "server", "kubelet-arg"}
