@@ -1,0 +1,313 @@
+"""The lab's bundle: the artifacts of a release, built from package registries, in the layout of an upstream one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import time
+import tomllib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.lab import debian, gobuild, images, training
+from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
+from tests.lab.process import LabError, run
+
+RELEASE = PROJECT / "playbooks/group_vars/all/release.yml"
+MINIO = "github.com/minio/minio"
+BUSYBOX = {"busybox-static": ["/bin/busybox"]}
+# The cache forgets what was not used for so many seconds, and all but so many versions of one thing.
+UNUSED_FOR_S = 14 * 24 * 3600.0
+KEEP = 4
+
+
+def release_name() -> str:
+    """The release that the playbooks install.
+
+    Raises:
+        LabError: its file has no such key.
+    """
+    try:
+        return str(yaml.safe_load(RELEASE.read_text())["slipway_release"]["name"])
+    except (OSError, KeyError, TypeError) as error:
+        raise LabError(f"{RELEASE}: slipway_release.name: {error}") from error
+
+
+def minio_release(version: str) -> str:
+    """MinIO's name of the release behind a Go pseudo-version such as v0.0.0-20260212201848-7aac2a2c5b7c."""
+    found = re.fullmatch(r"v0\.0\.0-(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)-[0-9a-f]{12}", version)
+    if found is None:
+        raise LabError(f"tests/lab/go/minio/go.mod: {version} is not a Go pseudo-version")
+    year, month, day, hour, minute, second = found.groups()
+    return f"RELEASE.{year}-{month}-{day}T{hour}-{minute}-{second}Z"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that consists of its recipe's folder and of single programs."""
+
+    name: str
+    version: str
+    programs: tuple[gobuild.Program, ...] = ()
+    busybox: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of what it is made from."""
+        words = [json.dumps(BUSYBOX) if self.busybox else "", *(program.key for program in self.programs)]
+        return hash_inputs(self.name, self.version, *words, files=[images.RECIPES / self.name])
+
+    @property
+    def reference(self) -> str:
+        """Its name for podman and Kubernetes; other content has another name."""
+        return images.reference(self.name, f"{self.version}-{self.key[:8]}")
+
+    def build(self, cache: Cache) -> None:
+        """Build it into podman's store."""
+        with cache.workdir() as context:
+            for path in (images.RECIPES / self.name).iterdir():
+                shutil.copy(path, context)
+            for program in self.programs:
+                shutil.copy(program.build(cache), context / program.name)
+            if self.busybox:
+                shutil.copy(busybox(cache), context / "busybox")
+            for path in context.iterdir():
+                path.chmod(0o755 if path.name != "Containerfile" else 0o644)
+            images.build(context / "Containerfile", context, self.reference)
+
+
+def busybox(cache: Cache) -> Path:
+    """Debian's static busybox."""
+
+    def make(draft: Path) -> None:
+        with cache.workdir() as work:
+            (work / "packages").mkdir()
+            debian.extract(BUSYBOX, work / "files", work / "packages")
+            (work / "files/busybox").rename(draft)
+
+    return cache.entry("program", "busybox", hash_inputs(debian.SUITE, json.dumps(BUSYBOX)), make)
+
+
+HELM = gobuild.Program(
+    "helm",
+    "helm.sh/helm/v3",
+    {
+        "helm.sh/helm/v3/internal/version.version": "{version}",
+        # The Kubernetes that `helm template` assumes; upstream sets it to that of its client library.
+        "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor": "34",
+        "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor": "34",
+    },
+)
+PACKAGED = [
+    gobuild.Program("pause"),
+    gobuild.Program("coredns", "github.com/coredns/coredns"),
+    gobuild.Program(
+        "local-path-provisioner", "github.com/rancher/local-path-provisioner", {"main.VERSION": "{version}"}
+    ),
+    gobuild.Program(
+        "metrics-server", "sigs.k8s.io/metrics-server", {"k8s.io/client-go/pkg/version.gitVersion": "{version}"}
+    ),
+]
+
+
+class Plan:
+    """Everything that goes into the bundle, known by hash before anything is built."""
+
+    @cached_property
+    def minio_version(self) -> str:
+        """The Go version of MinIO."""
+        return gobuild.module_version(gobuild.MODULES / "minio", MINIO)
+
+    @cached_property
+    def minio(self) -> Image:
+        """The MinIO image."""
+        tag = minio_release(self.minio_version)
+        date, clock = tag.removeprefix("RELEASE.").split("T")
+        commit = self.minio_version.rsplit("-", 1)[1]
+        variables = {
+            f"{MINIO}/cmd.Version": f"{date}T{clock.replace('-', ':')}",
+            f"{MINIO}/cmd.ReleaseTag": tag,
+            f"{MINIO}/cmd.CommitID": commit,
+            f"{MINIO}/cmd.ShortCommitID": commit,
+            f"{MINIO}/cmd.CopyrightYear": date[:4],
+        }
+        return Image("minio", tag, (gobuild.Program("minio", MINIO, variables),), busybox=True)
+
+    @cached_property
+    def packaged(self) -> list[Image]:
+        """The images of the components that k3s packages, and the busybox of storage helpers."""
+        programs = [Image(program.name, program.version, (program,)) for program in PACKAGED]
+        return [*programs, Image("busybox", "1", busybox=True)]
+
+    @cached_property
+    def standin(self) -> gobuild.Standin:
+        """The k3s stand-in."""
+        return gobuild.Standin({image.name: image.reference for image in self.packaged})
+
+    @cached_property
+    def epos(self) -> images.Built:
+        """The training image."""
+        return training.image()
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the whole bundle."""
+        words = [
+            release_name(),
+            self.standin.key,
+            HELM.key,
+            self.minio.key,
+            self.minio_version,
+            self.epos.key,
+            project_version(),
+        ]
+        return hash_inputs("bundle", *words, files=[Path(__file__)])
+
+    def chart(self, cache: Cache) -> Path:
+        """MinIO's chart out of its Go module, as an archive with always the same bytes, in a folder of its own."""
+
+        def make(draft: Path) -> None:
+            listed = run(
+                [gobuild.toolchain(), "mod", "download", "-json", f"{MINIO}@{self.minio_version}"],
+                cwd=gobuild.MODULES / "minio",
+                env=gobuild.environment(cache),
+            )
+            source = Path(json.loads(listed.stdout)["Dir"]) / "helm/minio"
+            version = yaml.safe_load((source / "Chart.yaml").read_text())["version"]
+            draft.mkdir()
+            pack(source, "minio", draft / f"minio-{version}.tgz")
+
+        return next(cache.entry("chart", "minio", hash_inputs("chart", self.minio_version), make).iterdir())
+
+
+def pack(source: Path, top: str, target: Path) -> None:
+    """Write the files below `source` to a .tgz under the folder name `top`; owners and times are left out."""
+    with (
+        target.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as files,
+    ):
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            member = tarfile.TarInfo(f"{top}/{path.relative_to(source)}")
+            member.size, member.mode = len(content), 0o644
+            files.addfile(member, io.BytesIO(content))
+
+
+def archive(cache: Cache, name: str, members: list[Image]) -> Path:
+    """One image archive with all `members`."""
+
+    def make(draft: Path) -> None:
+        references = [member.reference for member in members]
+        for member in members:
+            for program in member.programs:
+                program.build(cache)
+        with cache.lock("podman"), images.passing(*references):
+            for member in members:
+                member.build(cache)
+            images.save(references, draft)
+
+    return cache.entry("image", name, hash_inputs(name, *(member.key for member in members)), make)
+
+
+def project_version() -> str:
+    """The version of this project, which is also that of its training code."""
+    return str(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def describe(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Complete manifest entries with the SHA-256 and the size in bytes of their files below `folder`."""
+    return [
+        {**entry, "sha256": hash_file(folder / entry["path"]), "size": (folder / entry["path"]).stat().st_size}
+        for entry in entries
+    ]
+
+
+def place(files: Mapping[str, Path], folder: Path) -> None:
+    """Put files into a bundle folder under their paths there, without a second copy on the disk."""
+    for name, source in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, target)
+
+
+def build(cache: Cache) -> Path:
+    """The bundle's folder; whatever is missing in the cache is built first."""
+    plan = Plan()
+    path = cache.path("bundle", "lab", plan.key)
+    if path.exists():
+        os.utime(path)
+        return path
+    with cache.lock("build"):
+        start = time.monotonic()
+        result = cache.entry("bundle", "lab", plan.key, lambda draft: _assemble(cache, plan, draft))
+        gobuild.prune_caches(cache)
+        gone = cache.prune(("program", "image", "chart", "gotest", "bundle"), UNUSED_FOR_S, KEEP)
+        say(f"bundle ready after {time.monotonic() - start:.0f} s, {len(gone)} old entries removed from the cache")
+    return result
+
+
+def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
+    # The training image waits for downloads, the compiler for processors: side by side they hardly disturb each other.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        epos = beside.submit(plan.epos.archive, cache)
+        helm = HELM.build(cache)
+        k3s = plan.standin.build(cache)
+        plan.standin.test(cache)
+        packaged = archive(cache, "k3s", plan.packaged)
+        minio = archive(cache, "minio", [plan.minio])
+        chart = plan.chart(cache)
+        epos_archive = epos.result()
+    chart_version = chart.stem.removeprefix("minio-")
+    helm_version = HELM.version
+    draft.mkdir()
+    place(
+        {
+            "bin/k3s": k3s,
+            "bin/kubectl": k3s,
+            "bin/helm": helm,
+            "images/k3s.tar": packaged,
+            "images/minio.tar": minio,
+            "images/epos.tar": epos_archive,
+            f"charts/{chart.name}": chart,
+        },
+        draft,
+    )
+    k3s_version, minio_tag, epos_version = plan.standin.version, plan.minio.version, project_version()
+    busybox_image = next(image for image in plan.packaged if image.name == "busybox")
+    manifest = {
+        "schema": 1,
+        "release": release_name(),
+        "origin": "lab",
+        "arch": "amd64",
+        "versions": {"k3s": k3s_version, "helm": helm_version, "minio": minio_tag, "epos": epos_version},
+        "images": {"minio": plan.minio.reference, "epos": plan.epos.reference, "busybox": busybox_image.reference},
+        "artifacts": describe(
+            draft,
+            [
+                {"path": "bin/k3s", "kind": "binary", "name": "k3s", "version": k3s_version},
+                {"path": "bin/kubectl", "kind": "binary", "name": "kubectl", "version": k3s_version},
+                {"path": "bin/helm", "kind": "binary", "name": "helm", "version": helm_version},
+                {
+                    "path": "images/k3s.tar", "kind": "images", "name": "k3s", "version": k3s_version,
+                    "images": [image.reference for image in plan.packaged],
+                },
+                {"path": "images/minio.tar", "kind": "images", "name": "minio", "version": minio_tag, "images": [plan.minio.reference]},
+                {"path": "images/epos.tar", "kind": "images", "name": "epos", "version": epos_version, "images": [plan.epos.reference]},
+                {"path": f"charts/{chart.name}", "kind": "chart", "name": "minio", "version": chart_version},
+            ],
+        ),
+    }  # fmt: skip
+    (draft / "bundle.yml").write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+    (draft / "build-times.json").write_text(json.dumps(cache.times, indent=1))

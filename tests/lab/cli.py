@@ -1,0 +1,70 @@
+"""Command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.lab import bundle, faults, nodes
+from tests.lab.cache import PROJECT, Cache
+from tests.lab.process import LabError
+from tests.lab.site import Site, check_name, read_site, state_folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    top = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
+    verbs.add_parser("gotest", help="vet and test the k3s stand-in, unless its sources have passed before")
+    for verb, text in (
+        ("up", "start the nodes of a site that are missing, wait until they answer"),
+        ("status", "print each node's address and state"),
+        ("fault", "disturb a node, or undo it"),
+    ):
+        command = verbs.add_parser(verb, help=text)
+        command.add_argument("--site", required=True)
+        command.add_argument("--inventory", type=Path, help="default: inventories/<site>/hosts.yml")
+        if verb == "fault":
+            command.add_argument("node")
+            command.add_argument("fault", choices=sorted(faults.FAULTS))
+    command = verbs.add_parser("down", help="remove a site: containers, volumes, network, state")
+    command.add_argument("--site", required=True)
+    return top
+
+
+def _site(arguments: argparse.Namespace) -> Site:
+    name = check_name(arguments.site)
+    return read_site(name, arguments.inventory or PROJECT / "inventories" / name / "hosts.yml")
+
+
+def main(words: list[str]) -> int:
+    """Run one verb; returns the exit status (0 done, 1 failed, 2 wrong usage)."""
+    arguments = parser().parse_args(words)
+    nodes.use_own_settings()
+    try:
+        match arguments.verb:
+            case "bundle":
+                print(bundle.build(Cache()))
+            case "gotest":
+                print(bundle.Plan().standin.test(Cache()).read_text(), end="")
+            case "up":
+                nodes.up(_site(arguments), Cache())
+            case "down":
+                name = check_name(arguments.site)
+                nodes.down(name, state_folder(name), Cache())
+            case "status":
+                site = _site(arguments)
+                states = nodes.container_states(site)
+                for node, address in site.nodes.items():
+                    print(f"{node}\t{address}\t{states.get(node, 'absent')}")
+            case "fault":
+                faults.inject(_site(arguments), arguments.node, arguments.fault)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 130
+    return 0

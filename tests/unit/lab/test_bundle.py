@@ -1,0 +1,117 @@
+"""Versions, keys and the manifest of the lab's bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.lab import bundle, debian, gobuild, images, training
+from tests.lab.process import LabError
+
+
+def module(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "go.mod").write_text(text)
+    return tmp_path
+
+
+def test_versions_come_from_go_mod(tmp_path: Path) -> None:
+    folder = module(
+        tmp_path, "module x\n\ntool a.b/c/cmd/d\n\nrequire a.b/c v1.2.3\n\nrequire (\n\te.f/g v0.1.0 // indirect\n)\n"
+    )
+    assert gobuild.module_version(folder, "a.b/c") == "v1.2.3"
+    assert gobuild.module_version(folder, "e.f/g") == "v0.1.0"
+    assert gobuild.tool(folder) == "a.b/c/cmd/d"
+
+
+def test_missing_entries_in_go_mod_are_named(tmp_path: Path) -> None:
+    folder = module(tmp_path, "module x\n")
+    with pytest.raises(LabError, match=r"go\.mod: no version of a\.b/c"):
+        gobuild.module_version(folder, "a.b/c")
+    with pytest.raises(LabError, match=r"go\.mod: no line `tool"):
+        gobuild.tool(folder)
+
+
+def test_minio_release_name() -> None:
+    assert bundle.minio_release("v0.0.0-20260212201848-7aac2a2c5b7c") == "RELEASE.2026-02-12T20-18-48Z"
+    with pytest.raises(LabError, match=r"go\.mod: v1\.0\.0 is not"):
+        bundle.minio_release("v1.0.0")
+
+
+def test_program_key_depends_on_link_time_variables() -> None:
+    assert gobuild.Program("pause").key != gobuild.Program("pause", variables={"main.version": "1"}).key
+
+
+def test_standin_reports_its_version_everywhere_and_knows_its_images() -> None:
+    standin = gobuild.Standin({"pause": "localhost/pause:1"})
+    assert standin.version.endswith("+k3s1")
+    assert standin.variables["k8s.io/component-base/version.gitVersion"] == standin.version
+    assert standin.variables["k8s.io/client-go/pkg/version.gitVersion"] == standin.version
+    assert standin.key != gobuild.Standin({"pause": "localhost/pause:2"}).key
+
+
+def test_image_references_change_with_their_programs() -> None:
+    before = bundle.Image("pause", "1", (gobuild.Program("pause"),)).reference
+    after = bundle.Image("pause", "1", (gobuild.Program("pause", variables={"a.b": "c"}),)).reference
+    assert before.startswith("localhost/slipway-lab/pause:1-")
+    assert before != after
+
+
+def test_derived_image_changes_with_its_parent(tmp_path: Path) -> None:
+    def nothing(*_: object) -> None:
+        pass
+
+    recipe = tmp_path / "Containerfile"
+    one, two = (images.derived("x", images.Built("p", key, nothing), "k", recipe, nothing) for key in ("1", "2"))
+    assert one.reference != two.reference
+
+
+def test_manifest_entries_get_hash_and_size(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/x").write_bytes(b"program")
+    (entry,) = bundle.describe(tmp_path, [{"path": "bin/x", "kind": "binary"}])
+    assert entry == {"path": "bin/x", "kind": "binary", "sha256": hashlib.sha256(b"program").hexdigest(), "size": 7}
+
+
+def test_chart_archive_is_reproducible(tmp_path: Path) -> None:
+    source = tmp_path / "chart"
+    (source / "templates").mkdir(parents=True)
+    (source / "Chart.yaml").write_text("name: x\n")
+    (source / "templates/a.yaml").write_text("a: 1\n")
+    bundle.pack(source, "x", tmp_path / "one.tgz")
+    (source / "Chart.yaml").touch()
+    bundle.pack(source, "x", tmp_path / "two.tgz")
+    assert (tmp_path / "one.tgz").read_bytes() == (tmp_path / "two.tgz").read_bytes()
+    with tarfile.open(tmp_path / "one.tgz") as packed:
+        assert packed.getnames() == ["x/Chart.yaml", "x/templates/a.yaml"]
+
+
+def test_release_without_a_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "release.yml"
+    monkeypatch.setattr(bundle, "RELEASE", file)
+    for text in ("slipway_release: {}\n", "slipway_release:\n", "other: 1\n"):
+        file.write_text(text)
+        with pytest.raises(LabError, match=r"release\.yml: slipway_release\.name"):
+            bundle.release_name()
+
+
+def test_missing_training_recipe_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "RECIPE", tmp_path / "image/Containerfile")
+    with pytest.raises(LabError, match=r"image/Containerfile: no recipe"):
+        training.image()
+
+
+def test_sources_are_those_of_this_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "http://m/debian|bookworm|main|Packages\nhttp://m/debian|bookworm|contrib|Packages\n"
+    lines += "http://m/sec|bookworm-security|main|Packages\nhttp://x/|cloud-bookworm|main|Packages\n"
+    lines += "http://m/debian|bookworm|main|DEP-11\n"
+    monkeypatch.setattr(debian, "run", lambda command: type("Done", (), {"stdout": lines}))
+    assert debian.sources() == [("http://m/debian", "bookworm", "main"), ("http://m/sec", "bookworm-security", "main")]
+
+
+def test_machine_without_debian_sources_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "run", lambda command: type("Done", (), {"stdout": "http://m|noble|main|Packages\n"}))
+    with pytest.raises(LabError, match="no Debian source for bookworm"):
+        debian.sources()
