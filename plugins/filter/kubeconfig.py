@@ -18,11 +18,13 @@ def kubeconfig_for(text: str, name: str, server: str) -> str:
     try:
         config: dict[str, Any] = yaml.safe_load(text)
         (cluster,), (user,) = config["clusters"], config["users"]
-        cluster["cluster"]["server"] = server
+        cluster["cluster"], user["user"]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise AnsibleFilterError(
             f"k3s.yaml: not a kubeconfig with one cluster and one user ({type(error).__name__})"
         ) from None
+    # Ansible hands over strings of a type of its own, which YAML does not know.
+    name, cluster["cluster"]["server"] = str(name), str(server)
     return yaml.safe_dump(
         {
             "apiVersion": "v1",

@@ -51,8 +51,14 @@ def image_ref(reference: Any) -> dict[str, str]:
     }
 
 
+def bundle_file(artifact: dict[str, Any], folder: str, dest: str, mode: str) -> dict[str, str]:
+    """One file for the module bundle_files: `artifact` of the bundle in `folder`, to go to `dest` (a folder if it ends in /)."""
+    name = artifact["path"].rpartition("/")[2] if dest.endswith("/") else ""
+    return {"src": f"{folder}/{artifact['path']}", "dest": dest + name, "sha256": artifact["sha256"], "mode": mode}
+
+
 class FilterModule:
     """Registers the filters."""
 
     def filters(self) -> dict[str, Any]:
-        return {"merge_values": merge_values, "image_ref": image_ref}
+        return {"merge_values": merge_values, "image_ref": image_ref, "bundle_file": bundle_file}

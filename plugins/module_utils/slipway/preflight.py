@@ -27,7 +27,7 @@ _BACKEND_FEATURES = {"vxlan": ("vxlan",), "wireguard-native": ("wireguard",)}
 _CONTROLLERS = ("cpu", "cpuset", "memory", "pids")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 # Processes of k3s: their ports are taken rightly on a node where our k3s runs.
-_OUR_PROCESSES = re.compile(r"k3s|containerd|kube|flannel|etcd")
+_OUR_PROGRAMS = re.compile(r"/usr/local/bin/k3s$|/var/lib/rancher/k3s/data/")
 # Kubernetes node names: RFC 1123 subdomain.
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
@@ -244,7 +244,7 @@ def _judge_network(node: Node, probe: Probe, want: Requirements, release: Releas
             continue
         owner = probe["ports"][port]
         # The kernel itself holds vxlan's port, and has no name.
-        if _installed(probe) and (not owner or _OUR_PROCESSES.match(owner)):
+        if _installed(probe) and (not owner or _OUR_PROGRAMS.match(owner)):
             continue
         add("error", "ports", f"{port} is taken by {owner or 'the kernel or an unknown process'}", "free", "stop it")
     if not probe["default_route"]:

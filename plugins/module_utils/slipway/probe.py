@@ -146,22 +146,31 @@ def sockets(root: Path) -> dict[tuple[str, int], str]:
 
 
 def owners(inodes: set[str], root: Path) -> dict[str, str]:
-    """Command name of the process that holds each socket inode; needs root to see those of others."""
+    """Program of the process that holds each socket inode (path, else name); needs root to see those of others."""
     found: dict[str, str] = {}
     for process in (root / "proc").glob("[0-9]*"):
         try:
             for link in (process / "fd").iterdir():
                 match = re.match(r"socket:\[(\d+)\]", os.readlink(str(link)))  # noqa: PTH115 (Python 3.8)
                 if match and match.group(1) in inodes:
-                    found[match.group(1)] = read(process / "comm").strip()
+                    found[match.group(1)] = program(process)
         except OSError:
             # It ended meanwhile.
             continue
     return found
 
 
+def program(process: Path) -> str:
+    """Path of the program that the process with this folder in /proc runs; its name where that is hidden."""
+    try:
+        # A program that was replaced under a running process is marked so.
+        return re.sub(r" \(deleted\)$", "", os.readlink(str(process / "exe")))  # noqa: PTH115 (Python 3.8)
+    except OSError:
+        return read(process / "comm").strip()
+
+
 def ports(wanted: Iterable[str], root: Path) -> dict[str, str]:
-    """Those of `wanted` (`6443/tcp`) that are taken, with the command that holds them, empty where unknown."""
+    """Those of `wanted` (`6443/tcp`) that are taken, with the program that holds them, empty where unknown."""
     listening = sockets(root)
     taken = {}
     for text in wanted:

@@ -123,7 +123,7 @@ def test_agents_need_no_server_ports() -> None:
 
 
 def test_a_running_node_of_ours_is_judged_as_such() -> None:
-    ports = {"6443/tcp": "k3s-server", "8472/udp": "", "10250/tcp": "k3s"}
+    ports = {"6443/tcp": "/usr/local/bin/k3s", "8472/udp": "", "10250/tcp": "/var/lib/rancher/k3s/data/a/bin/k3s"}
     disks = [{"path": "/d", "free_gb": 20}]
     assert lines(node(k3s={"state": "ours"}, ports=ports, disks=disks)) == []
     assert lines(node(k3s={"state": "ours"}, ports={"6443/tcp": "nginx"}, disks=[{"path": "/d", "free_gb": 4}])) == [

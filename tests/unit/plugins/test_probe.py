@@ -82,6 +82,8 @@ def test_only_listening_tcp_and_all_udp_ports_count(tmp_path: Path) -> None:
         "6443/tcp": "nginx",
         "8472/udp": "",
     }
+    (tmp_path / "proc/42/exe").symlink_to("/usr/sbin/nginx (deleted)")
+    assert probe.ports(["6443/tcp"], tmp_path) == {"6443/tcp": "/usr/sbin/nginx"}
 
 
 def test_routes(tmp_path: Path) -> None:
