@@ -1,0 +1,257 @@
+"""What the suite needs of a site: its API, its object store, the training's command line, the training's Job."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.slipway.port_forward import port_forward
+from kubernetes import client, config
+from kubernetes.client.rest import ApiException
+from minio import Minio
+from minio.error import S3Error
+
+PROJECT = Path(__file__).parents[2]
+NAMESPACE = "epos"
+
+
+class Site:
+    """A cluster by its kubeconfig, and the bundle that it was installed from."""
+
+    def __init__(self, kubeconfig: Path, bundle: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self.kubectl = bundle / "bin/kubectl"
+        self.manifest: dict[str, Any] = yaml.safe_load((bundle / "bundle.yml").read_text())
+        api = config.new_client_from_config(str(kubeconfig))
+        self.core = client.CoreV1Api(api)
+        self.apps = client.AppsV1Api(api)
+        self.batch = client.BatchV1Api(api)
+        self.custom = client.CustomObjectsApi(api)
+
+    def secret(self, namespace: str, name: str) -> dict[str, str]:
+        """Return the decoded values of a Secret."""
+        data = self.core.read_namespaced_secret(name, namespace).data
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def evidence(self, namespace: str, selector: str) -> str:
+        """Return states, events and last log lines of the pods chosen, for the message of a failed test."""
+        lines = []
+        for pod in self.core.list_namespaced_pod(namespace, label_selector=selector).items:
+            lines.append(f"pod {pod.metadata.name}: {pod.status.phase} {pod.status.reason or ''}")
+            for status in pod.status.container_statuses or []:
+                lines.append(f"  container {status.name}: {status.state.to_str()}")
+            for event in self.core.list_namespaced_event(
+                namespace, field_selector=f"involvedObject.name={pod.metadata.name}"
+            ).items[-8:]:
+                lines.append(f"  event {event.reason}: {event.message}")
+            try:
+                log = self.core.read_namespaced_pod_log(pod.metadata.name, namespace, tail_lines=15)
+                lines += [f"  | {line}" for line in log.splitlines()]
+            except ApiException:
+                lines.append("  (no log)")
+        return "\n".join(lines) or f"no pod with {selector} in {namespace}"
+
+
+@dataclass
+class Store:
+    """The object store as one user sees it, through a port forward."""
+
+    client: Minio
+    endpoint: str
+    credentials: dict[str, str]
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, site: Site, namespace: str, secret: str, keys: tuple[str, str] = ("accessKey", "secretKey")
+    ) -> Iterator[Store]:
+        """Yield the store with the credentials in the Secret `namespace`/`secret`."""
+        credentials = site.secret(namespace, secret)
+        with port_forward(str(site.kubectl), str(site.kubeconfig), "minio", "service/minio", 9000) as endpoint:
+            user, password = (credentials[key] for key in keys)
+            yield cls(
+                Minio(endpoint=endpoint, access_key=user, secret_key=password, secure=False), endpoint, credentials
+            )
+
+    def read(self, bucket: str, name: str) -> bytes:
+        """Return an object's content."""
+        response = self.client.get_object(bucket_name=bucket, object_name=name)
+        try:
+            return response.read()
+        finally:
+            response.close()
+            response.release_conn()
+
+    def latest(self, prefix: str = "models") -> dict[str, Any] | None:
+        """Return the pointer to the published model, or None when nothing was ever published."""
+        try:
+            pointer: dict[str, Any] = json.loads(self.read("epos-models", f"{prefix}/latest.json"))
+        except S3Error as error:
+            if error.code == "NoSuchKey":
+                return None
+            raise
+        return pointer
+
+
+class Epos:
+    """The training's command line on this machine, in its locked environment."""
+
+    def __init__(self, store: Store) -> None:
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(PROJECT / "pipelines/epos/src"),
+            "S3_ENDPOINT": store.endpoint,
+            "S3_ACCESS_KEY": store.credentials["accessKey"],
+            "S3_SECRET_KEY": store.credentials["secretKey"],
+            "S3_SECURE": "false",
+        }
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `python -m epos ARGUMENTS`; with `check` a failure raises with its output."""
+        answer = subprocess.run(
+            [str(PROJECT / ".venv/pipelines/bin/python"), "-m", "epos", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check:
+            assert answer.returncode == 0, f"epos {' '.join(arguments)}: {answer.stdout[-2000:]}{answer.stderr[-2000:]}"
+        return answer
+
+
+class Job:
+    """One training Job on the site, from pipelines/epos/job.yml."""
+
+    def __init__(self, site: Site, name: str, arguments: list[str], retries: int = 4) -> None:
+        self.site = site
+        self.name = name
+        self.selector = f"job-name={name}"
+        self.claims, self.body = self._objects(arguments)
+        self.body["spec"]["backoffLimit"] = retries
+
+    def _objects(self, arguments: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return claims and Job of the manifest under this Job's name."""
+        *claims, job = yaml.safe_load_all((PROJECT / "pipelines/epos/job.yml").read_text())
+        names = {
+            claim["metadata"]["name"]: f"{self.name}-{claim['metadata']['name'].rpartition('-')[2]}" for claim in claims
+        }
+        for claim in claims:
+            claim["metadata"]["name"] = names[claim["metadata"]["name"]]
+        job["metadata"]["name"] = self.name
+        pod = job["spec"]["template"]["spec"]
+        pod["containers"][0]["image"] = self.site.manifest["images"]["epos"]
+        pod["containers"][0]["args"] = ["run", *arguments]
+        for volume in pod["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                volume["persistentVolumeClaim"]["claimName"] = names[volume["persistentVolumeClaim"]["claimName"]]
+        return claims, job
+
+    def __enter__(self) -> Job:
+        """Remove what an interrupted suite left and create the Job."""
+        self.remove()
+        for claim in self.claims:
+            self.site.core.create_namespaced_persistent_volume_claim(NAMESPACE, claim)
+        self.site.batch.create_namespaced_job(NAMESPACE, self.body)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete Job, pods and claims, and wait until they are gone."""
+        deletions = [(self.site.batch.delete_namespaced_job, self.name)]
+        deletions += [
+            (self.site.core.delete_namespaced_persistent_volume_claim, c["metadata"]["name"]) for c in self.claims
+        ]
+        for delete, name in deletions:
+            try:
+                delete(name, NAMESPACE, propagation_policy="Background")
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+        names = {claim["metadata"]["name"] for claim in self.claims}
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            pods = self.pods()
+            left = {
+                c.metadata.name for c in self.site.core.list_namespaced_persistent_volume_claim(NAMESPACE).items
+            } & names
+            if not pods and not left:
+                return
+            time.sleep(0.5)
+        raise AssertionError(
+            f"Job {self.name} was not removed within 90 s:\n{self.site.evidence(NAMESPACE, self.selector)}"
+        )
+
+    def pods(self) -> list[Any]:
+        """Return the Job's pods, oldest first."""
+        items: list[Any] = self.site.core.list_namespaced_pod(NAMESPACE, label_selector=self.selector).items
+        return sorted(items, key=lambda pod: pod.metadata.creation_timestamp)
+
+    def await_log(self, text: str, timeout: float) -> str:
+        """Wait until the newest pod's log contains `text`; return that pod's name."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            for pod in self.pods()[-1:]:
+                try:
+                    if text in self.site.core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE):
+                        return str(pod.metadata.name)
+                except ApiException:
+                    pass
+            time.sleep(0.5)
+        raise AssertionError(
+            f"{text!r} not in the log after {timeout} s:\n{self.site.evidence(NAMESPACE, self.selector)}"
+        )
+
+    def follow(self, timeout: float) -> str:
+        """Print the log of the Job's pods while they run; return all of it once the Job is finished."""
+        log: list[str] = []
+        seen: set[str] = set()
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            for pod in self.pods():
+                if pod.metadata.name not in seen and pod.status.phase != "Pending":
+                    seen.add(pod.metadata.name)
+                    for line in self._stream(pod.metadata.name, end):
+                        print(f"  {line}", flush=True)
+                        log.append(line)
+            if self.finished():
+                return "\n".join(log)
+            time.sleep(0.5)
+        raise AssertionError(
+            f"Job {self.name} not finished after {timeout} s:\n{self.site.evidence(NAMESPACE, self.selector)}"
+        )
+
+    def _stream(self, pod: str, end: float) -> Iterator[str]:
+        """Yield the lines of a pod's log until it ends."""
+        response = self.site.core.read_namespaced_pod_log(
+            pod, NAMESPACE, follow=True, _preload_content=False, _request_timeout=max(1.0, end - time.monotonic())
+        )
+        rest = b""
+        for chunk in response.stream():
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def finished(self) -> str:
+        """Return "Complete" or "Failed" once the Job is one of them, else an empty string."""
+        for condition in self.site.batch.read_namespaced_job(self.name, NAMESPACE).status.conditions or []:
+            if condition.status == "True" and condition.type in ("Complete", "Failed"):
+                return str(condition.type)
+        return ""
+
+    def exit_codes(self) -> list[int]:
+        """Return the exit codes of the pods that ended."""
+        states = [status.state.terminated for pod in self.pods() for status in pod.status.container_statuses or []]
+        return [state.exit_code for state in states if state]

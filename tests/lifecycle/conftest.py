@@ -1,0 +1,149 @@
+"""A lab site from its first installation to its removal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+STATE = PROJECT / ".slipway/lab"
+RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+@dataclass
+class Run:
+    """One finished command: its exit status and all it printed."""
+
+    status: int
+    output: str
+
+    def changed(self) -> dict[str, int]:
+        """Return the number of changes of each host, by Ansible's recap."""
+        return {host: int(changed) for host, changed, *_ in RECAP.findall(self.output)}
+
+    def changed_tasks(self) -> list[str]:
+        """Return the names of the tasks that reported a change."""
+        tasks, name = [], ""
+        for line in self.output.splitlines():
+            if match := re.match(r"TASK \[(?:\S+ : )?(.*?)\] \*", line):
+                name = match[1]
+            elif line.startswith("changed:") and name not in tasks:
+                tasks.append(name)
+        return tasks
+
+
+@dataclass
+class Site:
+    """The lab site, driven by the commands of the README."""
+
+    logs: Path
+    nodes: dict[str, str]
+    runs: list[Run] = field(default_factory=list)
+
+    def start(self, *command: str, **environment: str) -> tuple[subprocess.Popen[str], Path]:
+        """Start `command` in a session of its own; return the process and the file its output goes to."""
+        log = self.logs / f"{len(list(self.logs.iterdir())):02}.log"
+        stream = log.open("w")
+        process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return process, log
+
+    def run(self, *command: str, timeout: float = 1800, **environment: str) -> Run:
+        """Run `command` to its end, for at most `timeout` seconds."""
+        process, log = self.start(*command, **environment)
+        try:
+            status = process.wait(timeout)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        run = Run(status, log.read_text())
+        self.runs.append(run)
+        return run
+
+    def up(self, **environment: str) -> Run:
+        """Run `make up`; fail with the end of its output if it fails."""
+        run = self.run("make", "up", **environment)
+        assert run.status == 0, run.output[-6000:]
+        return run
+
+    def interrupt_up(self, when: str, timeout: float = 900) -> Run:
+        """Run `make up` and send SIGINT, as Ctrl-C does, once it has printed `when`."""
+        process, log = self.start("make", "up")
+        end = time.monotonic() + timeout
+        while when not in log.read_text():
+            assert process.poll() is None, f"it ended before {when!r}:\n{log.read_text()[-4000:]}"
+            assert time.monotonic() < end, f"{when!r} did not appear:\n{log.read_text()[-4000:]}"
+            time.sleep(0.2)
+        # Into the work itself, not just its headline.
+        time.sleep(1.5)
+        os.killpg(process.pid, signal.SIGINT)
+        run = Run(process.wait(60), log.read_text())
+        self.runs.append(run)
+        return run
+
+    def lab(self, *arguments: str) -> str:
+        """Run a verb of the lab's command line."""
+        return subprocess.run(
+            [sys.executable, "-m", "tests.lab", *arguments], cwd=PROJECT, check=True, capture_output=True, text=True
+        ).stdout
+
+    def ssh(self, node: str, script: str) -> str:
+        """Run the shell `script` as root on `node`; return what it prints."""
+        options = [
+            "-F",
+            "none",
+            "-i",
+            str(STATE / "ssh/id_ed25519"),
+            "-o",
+            f"UserKnownHostsFile={STATE / 'known_hosts'}",
+        ]
+        return subprocess.run(
+            ["ssh", *options, "-o", "BatchMode=yes", f"ops@{self.nodes[node]}", "sudo", "bash", "-s"],
+            input=script,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    def kubectl(self, *arguments: str) -> Any:
+        """Run kubectl on the site, return its JSON."""
+        command = [
+            str(STATE / "bundle/bin/kubectl"),
+            "--kubeconfig",
+            str(STATE / "kubeconfig"),
+            *arguments,
+            "-o",
+            "json",
+        ]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The lab site; removed at the end, however the tests went."""
+    inventory = yaml.safe_load((PROJECT / "inventories/lab/hosts.yml").read_text())
+    groups = inventory["k3s_cluster"]["children"].values()
+    nodes = {name: host["ansible_host"] for group in groups for name, host in group["hosts"].items()}
+    site = Site(tmp_path_factory.mktemp("logs"), nodes)
+    yield site
+    site.run("make", "down")

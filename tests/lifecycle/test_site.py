@@ -1,0 +1,217 @@
+"""The promises of the README about one site, in the order of its life. Each test goes on where the one before ended."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import PROJECT, STATE, Site
+
+# Every node is compared by these before the installation and after the reset.
+NODE_STATE = {
+    "files": "find /etc /usr/local /opt /srv /root -xdev \\( -type f -o -type l \\) -exec sha256sum {} + 2>/dev/null | sort -k2",
+    "directories": "find /etc /usr/local /opt /var/lib /var/log /run /mnt -xdev -maxdepth 2 -type d -not -path /run/user*  "
+    "-not -path /run/sudo* -not -path /run/systemd/* -not -path /var/log/journal* | sort",
+    "units": "systemctl list-unit-files --no-legend --no-pager | sort",
+    "processes": "ps -eo comm= | grep -Ev '^(ps|sh|sudo|ssh|sshd|systemd|\\(sd-pam\\)|sort|grep)$' | sort",
+    "mounts": "cut -d' ' -f2 /proc/self/mounts | grep -v ^/run/user | sort",
+    "links": "ls /sys/class/net | sort",
+    "routes": "ip route",
+    "firewall": "{ iptables-save; ip6tables-save; } | grep -E '^-' | sort",
+    "kernel settings": "sysctl net.ipv4.ip_forward net.ipv4.conf.all.forwarding",
+}
+
+pytestmark = pytest.mark.timeout(2400)
+
+
+@pytest.fixture(scope="module")
+def machine_before() -> dict[str, str]:
+    """This machine's containers, mounts, rules and links before the lab."""
+    return machine()
+
+
+def machine() -> dict[str, str]:
+    """Return what the lab could leave behind on this machine."""
+    commands = {
+        "containers": "podman ps -aq",
+        "volumes": "podman volume ls -q",
+        "networks": "podman network ls -q",
+        "mounts": "cut -d' ' -f2 /proc/self/mounts",
+        "rules": "iptables-save | grep -E '^-' || true",
+        "links": "ls /sys/class/net",
+        "cgroups": "find /sys/fs/cgroup -type d -name 'libpod-*'",
+    }
+    return {name: subprocess.check_output(["bash", "-c", command], text=True) for name, command in commands.items()}
+
+
+def node_state(site: Site) -> dict[str, dict[str, str]]:
+    """Return what each node is compared by."""
+    script = "".join(f"echo '=={name}=='\n{command} || true\n" for name, command in NODE_STATE.items())
+    states = {}
+    for node in site.nodes:
+        text = site.ssh(node, script)
+        parts = text.split("==")[1:]
+        states[node] = dict(zip(parts[::2], parts[1::2], strict=True))
+    return states
+
+
+@pytest.fixture(scope="module")
+def nodes_before(site: Site, machine_before: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The bare nodes, before anything is installed."""
+    assert site.run("make", "down").status == 0
+    assert site.run("make", "bundle").status == 0
+    site.lab("up", "--site", "lab")
+    return node_state(site)
+
+
+def starts(site: Site) -> dict[str, str]:
+    """Return when every service and container of the site was started."""
+    found = {}
+    for node in site.nodes:
+        found[node] = site.ssh(node, "systemctl show -p ExecMainStartTimestampMonotonic k3s k3s-agent")
+    for pod in site.kubectl("get", "pods", "-A")["items"]:
+        # Pods of a verification come and go; those of the platform stay.
+        if pod["metadata"]["namespace"] != "epos":
+            found[pod["metadata"]["name"]] = str([c["state"] for c in pod["status"]["containerStatuses"]])
+    return found
+
+
+def secrets(site: Site) -> set[str]:
+    """Return every secret value that exists on the site: of the API, and of the nodes."""
+    found = set()
+    for secret in site.kubectl("get", "secrets", "-A")["items"]:
+        for key, value in (secret.get("data") or {}).items():
+            text = base64.b64decode(value).decode(errors="replace").strip()
+            # Names of users and addresses are no secrets; everything that is one is long.
+            if len(text) >= 16 and key not in ("endpoint", "release"):
+                found.add(text.splitlines()[1] if "-----BEGIN" in text and "CERT" not in text else text)
+    for node in site.nodes:
+        for path in ("/etc/rancher/k3s/token", "/etc/rancher/k3s/agent-token", "/etc/rancher/node/password"):
+            found.add(site.ssh(node, f"cat {path} 2>/dev/null || true").strip().rpartition(":")[2])
+    found.add(
+        next(line.split()[-1] for line in (STATE / "kubeconfig").read_text().splitlines() if "client-key-data" in line)
+    )
+    return {value for value in found if len(value) >= 16 and "BEGIN CERT" not in value}
+
+
+def test_interrupted_first_run(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:
+    """Ctrl-C while the images travel ends the run; nothing half written is in the way of the next one."""
+    assert set(nodes_before) == set(site.nodes)
+    assert site.interrupt_up("Place the image archives").status != 0
+
+
+def test_first_run_ends_with_a_trained_model(site: Site) -> None:
+    """`make up` installs, verifies and says what runs where."""
+    run = site.up(ANSIBLE_ARGS="-vvv")
+    assert "recall" in run.output
+    assert str(STATE / "kubeconfig") in run.output
+
+
+def test_no_secret_was_printed(site: Site) -> None:
+    """The most verbose output there is holds none of the generated secrets, plain or encoded."""
+    values = secrets(site)
+    assert len(values) >= 8
+    text = "".join(run.output for run in site.runs)
+    shown = [v for v in values if v in text or base64.b64encode(v.encode()).decode() in text]
+    assert len(shown) == 0, f"{len(shown)} of {len(values)} secrets were printed"
+
+
+def test_second_run_changes_nothing(site: Site) -> None:
+    """Unchanged input: no change on any host, no service and no container restarted."""
+    before = starts(site)
+    run = site.up()
+    assert set(run.changed()) >= {*site.nodes, "localhost"}
+    assert set(run.changed().values()) == {0}, run.changed_tasks()
+    assert starts(site) == before
+
+
+def test_check_mode_predicts(site: Site) -> None:
+    """--check --diff reports nothing on an installed site, and names exactly what a changed value will change."""
+    playbook = str(Path(sys.executable).parent / "ansible-playbook")
+    command = (playbook, "-i", "inventories/lab", "playbooks/site.yml", "--check", "--diff")
+    run = site.run(*command)
+    assert run.status == 0, run.output[-4000:]
+    assert set(run.changed().values()) == {0}, run.changed_tasks()
+
+    run = site.run(
+        *command,
+        "-e",
+        '{"minio_values": {"podLabels": {"slipway-test": "yes"}, "resources": {"requests": {"memory": "192Mi", "cpu": "50m"}}}}',
+    )
+    assert run.status == 0, run.output[-4000:]
+    assert run.changed_tasks() == ["Apply the release minio"]
+
+    run = site.run(*command, "-e", '{"k3s_tls_sans": ["api.example"]}')
+    assert run.status == 0, run.output[-4000:]
+    assert run.changed_tasks() == ["Write the configuration", "Run k3s on these files"]
+    assert {host: count for host, count in run.changed().items() if count} == {"server-1": 2}
+    assert "api.example" in run.output
+
+
+def test_bad_input_is_named(site: Site) -> None:
+    """A misspelt variable stops the run before any change and says which one was meant."""
+    run = site.run("make", "up", ANSIBLE_ARGS="-e minio_storage_sise=3Gi")
+    assert run.status != 0
+    assert "minio_storage_sise" in run.output
+    assert "minio_storage_size" in run.output
+    assert set(run.changed().values()) == {0}
+
+
+@pytest.mark.parametrize("suite", ["tests/contract", "tests/e2e -m fault"])
+def test_suite(site: Site, suite: str) -> None:
+    """The k3s contract holds on the site; the platform survives what is done to it."""
+    words = [*suite.split(), "-p", "no:cacheprovider"]
+    if "e2e" in suite:
+        words += [
+            f"--kubeconfig={STATE / 'kubeconfig'}",
+            f"--bundle={STATE / 'bundle'}",
+            f"--report-dir={STATE / 'report'}",
+        ]
+    run = site.run(sys.executable, "-m", "pytest", *words)
+    print(run.output[-8000:])
+    assert run.status == 0, run.output[-8000:]
+
+
+def test_killed_k3s_and_lost_node(site: Site) -> None:
+    """k3s killed on the server and the agent's machine installed anew: the same command repairs both."""
+    site.ssh("server-1", "systemctl kill --signal=KILL --kill-whom=main k3s")
+    subprocess.run(["podman", "rm", "--force", "--time=0", "slipway-lab-agent-1"], check=True, capture_output=True)
+    run = site.up()
+    assert run.changed()["agent-1"] > 0
+    ready = {
+        node["metadata"]["name"]: [c["status"] for c in node["status"]["conditions"] if c["type"] == "Ready"]
+        for node in site.kubectl("get", "nodes")["items"]
+    }
+    assert ready == {"server-1": ["True"], "agent-1": ["True"]}
+    assert set(site.up().changed().values()) == {0}
+
+
+def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:
+    """reset.yml asks first; then everything that NODE_STATE lists is as before the installation."""
+    playbook = str(Path(sys.executable).parent / "ansible-playbook")
+    command = (playbook, "-i", "inventories/lab", "playbooks/reset.yml")
+    refusal = site.run(*command)
+    assert refusal.status != 0
+    assert "reset_confirm=lab" in refusal.output
+    assert site.kubectl("get", "nodes")["items"]
+
+    run = site.run(*command, "-e", "reset_confirm=lab")
+    assert run.status == 0, run.output[-4000:]
+    # agent-1 was made anew since; its bare state is that of a node of the same image.
+    after = node_state(site)
+    for name in NODE_STATE:
+        assert after["server-1"][name] == nodes_before["server-1"][name], f"server-1: {name}"
+    assert site.run(*command, "-e", "reset_confirm=lab").changed().get("server-1") == 0
+
+
+def test_down_leaves_nothing(site: Site, machine_before: dict[str, str]) -> None:
+    """`make down` removes containers, volumes, networks, mounts, firewall rules, links and the site's files."""
+    assert site.run("make", "down").status == 0
+    assert machine() == machine_before
+    assert not STATE.exists()
+    assert not os.path.lexists(PROJECT / ".slipway/lab")
