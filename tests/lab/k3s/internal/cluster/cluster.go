@@ -1,0 +1,43 @@
+// Package cluster holds what servers and agents say to each other over the supervisor's port.
+package cluster
+
+// Paths of the supervisor (k3s pkg/server/handlers/router.go).
+const (
+	PathPing             = "/ping"
+	PathCACerts          = "/cacerts"
+	PathReady            = "/v1-k3s/readyz"
+	PathSettings         = "/v1-k3s/config"
+	PathAPIServers       = "/v1-k3s/apiservers"
+	PathClientCA         = "/v1-k3s/client-ca.crt"
+	PathServerCA         = "/v1-k3s/server-ca.crt"
+	PathClientKubelet    = "/v1-k3s/client-kubelet.crt"
+	PathServingKubelet   = "/v1-k3s/serving-kubelet.crt"
+	PathClientKubeProxy  = "/v1-k3s/client-kube-proxy.crt"
+	PathClientController = "/v1-k3s/client-k3s-controller.crt"
+)
+
+// Headers by which a node names itself when it asks for certificates.
+const (
+	HeaderNodeName     = "K3s-Node-Name"
+	HeaderNodePassword = "K3s-Node-Password"
+	HeaderNodeIP       = "K3s-Node-Ip"
+)
+
+// Users of the supervisor's basic authentication; they stand in tokens too.
+const (
+	UserServer = "server"
+	UserNode   = "node"
+)
+
+// ControllerUser is the identity of the agents' own network and label code; rolebindings.yaml gives it its rights.
+const ControllerUser = "system:k3s-controller"
+
+// Settings are the cluster-wide options that agents learn from the servers.
+type Settings struct {
+	ClusterCIDR      []string
+	ServiceCIDR      []string
+	ClusterDNS       []string
+	ClusterDomain    string
+	FlannelBackend   string
+	DisableKubeProxy bool
+}
