@@ -258,6 +258,33 @@ def build(cache: Cache) -> Path:
     return result
 
 
+def add_training(cache: Cache, folder: Path) -> None:
+    """Put the training image into an existing bundle: nobody publishes it, it is always built from its recipe.
+
+    Raises:
+        LabError: there is no bundle in `folder`.
+    """
+    path = folder / "bundle.yml"
+    try:
+        manifest: dict[str, Any] = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
+    image = Plan().epos
+    name = "images/epos.tar"
+    draft = folder / f"{name}.part"
+    draft.parent.mkdir(exist_ok=True)
+    shutil.copyfile(image.archive(cache), draft)
+    draft.replace(folder / name)
+    entry = {"path": name, "kind": "images", "name": "epos", "version": project_version(), "images": [image.reference]}
+    manifest["images"] = {**manifest.get("images", {}), "epos": image.reference}
+    others = [artifact for artifact in manifest["artifacts"] if artifact["path"] != name]
+    manifest["artifacts"] = [*others, *describe(folder, [entry])]
+    # Like the rest of the bundle, the manifest is whole or not there.
+    part = folder / "bundle.yml.part"
+    part.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+    part.replace(path)
+
+
 def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
     # The training image waits for downloads, the compiler for processors: side by side they hardly disturb each other.
     with ThreadPoolExecutor(max_workers=1) as beside:

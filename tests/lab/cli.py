@@ -17,6 +17,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
+    command = verbs.add_parser("training", help="build the training image and put it into a bundle")
+    command.add_argument("folder", type=Path)
     verbs.add_parser("gotest", help="vet and test the k3s stand-in, unless its sources have passed before")
     for verb, text in (
         ("up", "start the nodes of a site that are missing, wait until they answer"),
@@ -47,6 +49,8 @@ def main(words: list[str]) -> int:
         match arguments.verb:
             case "bundle":
                 print(bundle.build(Cache()))
+            case "training":
+                bundle.add_training(Cache(), arguments.folder)
             case "gotest":
                 print(bundle.Plan().standin.test(Cache()).read_text(), end="")
             case "up":
