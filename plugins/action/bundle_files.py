@@ -32,7 +32,9 @@ class ActionModule(ActionBase):
                     continue
                 if not Path(file["src"]).is_file():
                     return {**result, "failed": True, "msg": f"{file['src']}: no such file in the bundle"}
-                received[file["dest"]] = self._transfer_file(file["src"], self._connection._shell.join_path(folder, str(number)))
+                received[file["dest"]] = self._transfer_file(
+                    file["src"], self._connection._shell.join_path(folder, str(number))
+                )
             placed = self._execute_module(
                 "bundle_files", module_args={**arguments, "received": received}, task_vars=task_vars
             )

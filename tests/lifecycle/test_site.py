@@ -30,8 +30,9 @@ pytestmark = pytest.mark.timeout(2400)
 
 
 @pytest.fixture(scope="module")
-def machine_before() -> dict[str, str]:
-    """This machine's containers, mounts, rules and links before the lab."""
+def machine_before(site: Site) -> dict[str, str]:
+    """This machine's containers, mounts, rules and links without a lab."""
+    assert site.run("make", "down").status == 0
     return machine()
 
 
@@ -63,7 +64,6 @@ def node_state(site: Site) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def nodes_before(site: Site, machine_before: dict[str, str]) -> dict[str, dict[str, str]]:
     """The bare nodes, before anything is installed."""
-    assert site.run("make", "down").status == 0
     assert site.run("make", "bundle").status == 0
     site.lab("up", "--site", "lab")
     return node_state(site)

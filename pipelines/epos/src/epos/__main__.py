@@ -1,0 +1,7 @@
+"""Entry point of `python -m epos`."""
+
+import sys
+
+from epos.cli import main
+
+sys.exit(main())

@@ -1,0 +1,201 @@
+"""The steps that sub-commands and the Kubernetes Job share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epos import plots, store
+from epos import train as training
+from epos.bop import BopDataset, View, data_hash, file_hashes, read_image, validate
+from epos.checkpoint import write_atomic
+from epos.config import TrainConfig
+from epos.errors import GateError
+from epos.evaluate import evaluate, predict_views, write_results
+from epos.fragments import make_fragments
+from epos.model import Model, export, load
+from epos.pose import PoseConfig
+from epos.progress import say
+from epos.samples import Samples, fit
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where a data set lies.
+
+    Attributes:
+        data_dir: its folder.
+        train_split, test_split: folders of images to learn from and to hold out.
+        models_dir: folder of meshes; None for the first of those BOP names.
+    """
+
+    data_dir: Path
+    train_split: str = "train"
+    test_split: str = "test"
+    models_dir: str | None = None
+
+    def open(self) -> BopDataset:
+        """Opens the data set."""
+        return BopDataset(self.data_dir, self.models_dir)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training runs, without influence on its result.
+
+    Attributes:
+        work_dir: gets checkpoints, loss.csv, model/ and everything else that the run writes.
+        checkpoint_every, keep_checkpoints, log_every: steps, number, steps.
+        cache_mib: memory for decoded samples, MiB.
+    """
+
+    work_dir: Path
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    log_every: int = 20
+    cache_mib: int = 512
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> tuple[Path, str]:
+    """Trains (or goes on training) and exports the model to work_dir/model.
+
+    Returns:
+        the model's folder and version.
+    """
+    dataset = data.open()
+    digest = data_hash(file_hashes(dataset.root))
+    run = training.fingerprint(digest, config)
+    models = dataset.models()
+    fragments = make_fragments(models, config.num_frags)
+    views = dataset.views(data.train_split)
+    samples = Samples(views, models, fragments, config.image_size, options.cache_mib)
+    start = time.monotonic()
+    try:
+        params, log = training.train(
+            samples,
+            config,
+            options.work_dir,
+            run,
+            checkpoint_every=options.checkpoint_every,
+            keep=options.keep_checkpoints,
+            log_every=options.log_every,
+        )
+    finally:
+        samples.close()
+    say(f"trained in {time.monotonic() - start:.1f} s")
+    model = Model(params, config, fragments, samples.canvas)
+    folder = options.work_dir / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    plots.loss_curve(folder / "loss.png", log)
+    shutil.copyfile(options.work_dir / "loss.csv", folder / "loss.csv")
+    probe = fit(read_image(views[0].path), views[0].camera, samples.canvas)[0]
+    card = {
+        "name": "epos",
+        "about": "6D object poses by surface fragments, after EPOS (Hodan et al., CVPR 2020)",
+        "data_hash": digest,
+        "train_images": len(views),
+        "objects": [int(i) for i in fragments.obj_ids],
+        "parameters": config.as_dict(),
+        "built_with": training.run_info(),
+    }
+    version = export(model, folder, run, card, probe)
+    say(f"exported model {version} to {folder}")
+    return folder, version
+
+
+def evaluate_model(
+    model_dir: Path, data: DataOptions, config: PoseConfig, out_dir: Path, overlays: int
+) -> dict[str, Any]:
+    """Evaluates an exported model on held-out images.
+
+    Writes metrics.json, predictions.csv (BOP's result format) and overlays/*.png to out_dir.
+
+    Returns:
+        the metrics.
+    """
+    model, version = load(model_dir)
+    dataset = data.open()
+    models = dataset.models()
+    views: list[View] = dataset.targets(data.test_split)
+    start = time.monotonic()
+    estimates = predict_views(model, views, config)
+    seconds = time.monotonic() - start
+    metrics = {
+        "model_version": version,
+        "data_hash": data_hash(file_hashes(dataset.root)),
+        "split": data.test_split,
+        **evaluate(views, estimates, models),
+    }
+    say(f"recall {metrics['recall']:.4f} (MSSD {metrics['recall_mssd']:.4f}, MSPD {metrics['recall_mspd']:.4f}) "
+        f"on {metrics['images']} held-out images, {metrics['instances']} objects, in {seconds:.1f} s")  # fmt: skip
+    write_results(out_dir / "predictions.csv", views, estimates)
+    shutil.rmtree(out_dir / "overlays", ignore_errors=True)
+    for view, found in list(zip(views, estimates, strict=True))[:overlays]:
+        plots.overlay(out_dir / "overlays" / f"{view.scene_id:06d}_{view.im_id:06d}.png", view, found, models)
+    _write_json(out_dir / "metrics.json", metrics)
+    return metrics
+
+
+def check_gate(metrics: dict[str, Any], min_recall: float) -> None:
+    """Compares the recall with the gate.
+
+    Raises:
+        GateError: it is lower.
+    """
+    if metrics["recall"] < min_recall:
+        raise GateError(f"gate not passed: recall {metrics['recall']:.4f} is below {min_recall:.4f}")
+    say(f"gate passed: recall {metrics['recall']:.4f} is at least {min_recall:.4f}")
+
+
+def run_job(
+    source: store.Location,
+    target: store.Location,
+    data: DataOptions,
+    config: TrainConfig,
+    pose: PoseConfig,
+    options: RunOptions,
+    min_recall: float,
+    overlays: int,
+) -> str:
+    """What the Kubernetes Job does: pull, validate, train, evaluate, gate, publish.
+
+    Only a model that passes the gate is published; latest.json moves last. Runs on other data or parameters keep their
+    own folder below work_dir, named by the run; its checkpoints go when the run has ended with a verdict.
+
+    Returns:
+        the model's version.
+
+    Raises:
+        DataError, GateError, EposError: latest.json stays as it was.
+    """
+    client = store.connect()
+    pulled = store.pull(client, source, data.data_dir)
+    say(
+        f"pulled {source}: {pulled['files']} files, {pulled['downloaded']} of them new, data {pulled['data_hash'][:12]}"
+    )
+    say(f"valid: {json.dumps(validate(data.open(), [data.train_split, data.test_split]))}")
+    run = training.fingerprint(pulled["data_hash"], config)
+    work_dir = options.work_dir / f"run-{run[:12]}"
+    folder, version = train_model(data, config, RunOptions(**{**vars(options), "work_dir": work_dir}))
+    metrics = evaluate_model(folder, data, pose, folder, overlays)
+    metrics = {**metrics, "min_recall": min_recall, "gate_passed": metrics["recall"] >= min_recall}
+    _write_json(folder / "metrics.json", metrics)
+    checkpoints = work_dir / "checkpoints"
+    try:
+        check_gate(metrics, min_recall)
+        store.publish(client, folder, target, version, {"metrics": metrics, "data_hash": pulled["data_hash"]})
+    except GateError:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        raise
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    say(f"published model {version} to {target}/{version}/ and moved {target}/{store.POINTER}")
+    return version
