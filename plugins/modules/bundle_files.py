@@ -25,6 +25,10 @@ options:
     description: JSON file on the node with what was placed.
     type: path
     required: true
+  links:
+    description: Symbolic links to make, by their path, with their targets. Whatever has such a name already stays.
+    type: dict
+    default: {}
   received:
     description: Filled by the action. Where each sent file lies on the node, by its C(dest).
     type: dict
@@ -67,8 +71,11 @@ Record = dict[str, dict[str, Any]]
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of the file `path` as hexadecimal digits."""
+    total = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
+    return total.hexdigest()
 
 
 def read_record(path: Path) -> Record:
@@ -113,15 +120,11 @@ def place(received: Path, dest: Path, sha256: str, mode: int) -> None:
     found = hash_file(received)
     if found != sha256:
         raise ValueError(f"{dest}: arrived with SHA-256 {found} instead of {sha256}")
-    handle, temporary = tempfile.mkstemp(dir=dest.parent, prefix=f".{dest.name}.")
-    os.close(handle)
-    try:
-        shutil.copyfile(received, temporary)
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(dest)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    # Always the same name: what a power cut leaves is overwritten by the next run.
+    temporary = dest.with_name(f".{dest.name}.part")
+    shutil.copyfile(received, temporary)
+    temporary.chmod(mode)
+    temporary.replace(dest)
     received.unlink()
 
 
@@ -141,6 +144,7 @@ def main() -> None:
                 },
             },
             "record": {"type": "path", "required": True},
+            "links": {"type": "dict", "default": {}},
             "received": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -163,6 +167,11 @@ def main() -> None:
                 changed = True
                 if not module.check_mode:
                     dest.chmod(mode)
+        for name, target in module.params["links"].items():
+            if not os.path.lexists(name):
+                changed = True
+                if not module.check_mode:
+                    Path(name).symlink_to(target)
         if not module.check_mode and json.dumps(record, sort_keys=True) != before:
             write_record(path, record)
     except (ValueError, OSError) as error:

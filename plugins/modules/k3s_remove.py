@@ -26,6 +26,7 @@ removed:
   elements: str
 """
 
+import errno
 import os
 import re
 import shutil
@@ -39,7 +40,7 @@ from ansible.module_utils.basic import AnsibleModule
 UNITS = ("k3s.service", "k3s-agent.service")
 COMMANDS = ("k3s", "kubectl", "crictl", "ctr")
 LINKS = ("cni0", "flannel.1", "flannel-v6.1", "flannel-wg", "flannel-wg-v6", "kube-ipvs0")
-MOUNTS = ("/run/k3s", "/var/lib/rancher/k3s", "/var/lib/kubelet/pods", "/var/lib/kubelet/plugins", "/run/netns/cni-")
+MOUNTS = ("/run/k3s", "/var/lib/rancher/k3s", "/var/lib/kubelet", "/run/netns/cni-")
 DIRECTORIES = (
     "/etc/rancher/k3s",
     "/etc/rancher/node",
@@ -95,7 +96,10 @@ def pod_processes() -> set[int]:
 
 def mounts_below(prefixes: tuple[str, ...], text: str) -> list[str]:
     """Return the mount points in /proc/self/mounts' `text` that lie below `prefixes`, deepest first."""
-    points = [line.split()[1] for line in text.splitlines() if line]
+    # The kernel writes blanks in names as octal numbers.
+    points = [
+        re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[1]) for line in text.splitlines() if line
+    ]
     # A volume mounted at the data directory itself belongs to the machine.
     chosen = [p for p in points if any(p.startswith(prefix) and p != prefix for prefix in prefixes)]
     return sorted(chosen, key=len, reverse=True)
@@ -149,6 +153,10 @@ def remove(removed: list[str], check: bool) -> None:
         removed.append(f"mount {point}")
         if not check:
             run("umount", "--lazy", point)
+    left = mounts_below(MOUNTS, Path("/proc/self/mounts").read_text())
+    if left and not check:
+        # Going on would delete what lies on a foreign file system.
+        raise OSError(errno.EBUSY, "still mounted; unmount it", left[0])
     for name in LINKS:
         if (Path("/sys/class/net") / name).exists():
             removed.append(f"link {name}")
@@ -167,7 +175,7 @@ def remove(removed: list[str], check: bool) -> None:
                 run(f"{family}-restore", text=kept)
     for name in COMMANDS:
         path = Path("/usr/local/bin") / name
-        if path.is_symlink() or (name == "k3s" and path.exists()):
+        if (path.is_symlink() and os.readlink(path) == "k3s") or (name == "k3s" and path.exists()):  # noqa: PTH115 (Python 3.8)
             removed.append(str(path))
             if not check:
                 path.unlink()

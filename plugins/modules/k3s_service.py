@@ -71,8 +71,11 @@ def digest(paths: list[str]) -> str:
     for path in sorted(paths):
         total.update(path.encode() + b"\0")
         try:
+            part = hashlib.sha256()
             with Path(path).open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+                while chunk := stream.read(1 << 20):
+                    part.update(chunk)
+            total.update(part.digest())
         except FileNotFoundError:
             total.update(b"\0")
     return total.hexdigest()
@@ -98,7 +101,7 @@ def write_marker(path: str, content: dict[str, Any]) -> None:
 
 def show(unit: str) -> dict[str, str]:
     """Return the properties of `unit` that decide about it."""
-    properties = "ActiveState,SubState,UnitFileState,NRestarts,NeedDaemonReload"
+    properties = "ActiveState,UnitFileState,NRestarts,NeedDaemonReload,InvocationID"
     answer = subprocess.run(["systemctl", "show", unit, "-p", properties], capture_output=True, text=True, check=True)
     return dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
 
@@ -119,12 +122,17 @@ def reason_to_start(state: dict[str, str], marker: dict[str, Any], wanted: str, 
     return ""
 
 
-def wait_ready(unit: str, timeout: float) -> dict[str, str]:
-    """Wait until `unit` is active; return its last state, active or not."""
+def is_ready(state: dict[str, str], before: str) -> bool:
+    """Return whether the service is active in another invocation than `before` (systemd's InvocationID)."""
+    return state.get("ActiveState") == "active" and state.get("InvocationID") != before
+
+
+def wait_ready(unit: str, timeout: float, before: str) -> dict[str, str]:
+    """Wait until `unit` is active in another invocation than `before`; return its last state, active or not."""
     end = time.monotonic() + timeout
     while True:
         state = show(unit)
-        if state.get("ActiveState") == "active" or time.monotonic() > end:
+        if is_ready(state, before) or time.monotonic() > end:
             return state
         time.sleep(0.3)
 
@@ -165,12 +173,12 @@ def main() -> None:
         if reason:
             systemctl("reset-failed", unit)
             systemctl("--no-block", "restart", unit)
-            # The queued job first stops a running service; its old "active" must not count.
-            time.sleep(0.5)
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"{unit}: {' '.join(error.cmd)} failed: {error.stderr.strip()}")
-    state = wait_ready(unit, module.params["timeout"])
-    if state.get("ActiveState") != "active":
+    # The queued job first stops a running service; its old "active" must not count.
+    before = state.get("InvocationID", "") if reason else ""
+    state = wait_ready(unit, module.params["timeout"], before)
+    if not is_ready(state, before):
         module.fail_json(
             msg=(
                 f"{unit} did not become ready within {module.params['timeout']} s "

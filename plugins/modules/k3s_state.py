@@ -27,13 +27,10 @@ state:
     role: {description: "V(server), V(agent) or empty when no unit of ours is there", type: str}
     active: {description: Whether the service has signalled that it is ready, type: bool}
     has_data: {description: Whether this node holds a member of an embedded etcd, type: bool}
-    complete: {description: Whether an earlier run of Slipway finished here, type: bool}
     has_password: {description: Whether the node holds the password by which servers know it again, type: bool}
     server_url: {description: The server that the node's configuration joins or empty, type: str}
 """
 
-import contextlib
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -46,9 +43,6 @@ UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
 def read_state(root: Path = Path("/")) -> dict[str, Any]:
     """Return the installation found under `root` (the node's file system)."""
     role = next((r for r, u in UNITS.items() if (root / "etc/systemd/system" / u).exists()), "")
-    marker: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        marker = json.loads((root / "etc/rancher/k3s/slipway.json").read_text())
     server_url = ""
     try:
         for line in (root / "etc/rancher/k3s/config.yaml").read_text().splitlines():
@@ -60,7 +54,6 @@ def read_state(root: Path = Path("/")) -> dict[str, Any]:
         "role": role,
         "has_data": (root / "var/lib/rancher/k3s/server/db/etcd/member/wal").is_dir(),
         "has_password": (root / "etc/rancher/node/password").exists(),
-        "complete": bool(marker.get("complete")),
         "server_url": server_url,
     }
 

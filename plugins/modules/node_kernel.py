@@ -103,6 +103,8 @@ class NodeKernel:
     def present(self, sysctl: dict[str, str], modules: list[str]) -> bool:
         """Apply the settings; return whether anything changed."""
         record = self.record()
+        # Some settings exist only once their module is loaded.
+        loaded = [self.load(name) for name in modules]
         wrong = {name: self.read(name) for name in sysctl if self.read(name) != sysctl[name]}
         before = {**wrong, **record["before"]}
         changed = False
@@ -119,9 +121,7 @@ class NodeKernel:
             changed = True
             if not self.check:
                 self.path(name).write_text(sysctl[name])
-        for name in modules:
-            changed |= self.load(name)
-        return changed
+        return changed or any(loaded)
 
     def load(self, name: str) -> bool:
         """Load the module `name` unless it is there; raise ValueError when that fails."""

@@ -44,7 +44,12 @@ from ansible.module_utils.basic import AnsibleModule
 def value(count: int, recover_from: Path | None) -> str:
     """Return the password in the k3s token file `recover_from`, or `count` new random bytes as hexadecimal digits."""
     if recover_from and recover_from.exists():
-        return recover_from.read_text().strip().rpartition(":")[2]
+        password = recover_from.read_text().strip().rpartition(":")[2]
+        if not password:
+            raise ValueError(
+                f"{recover_from}: holds no k3s token; restore it, the cluster's data cannot be read without it"
+            )
+        return password
     return secrets.token_hex(count)
 
 
@@ -79,7 +84,11 @@ def main() -> None:
     if not module.check_mode and not path.parent.is_dir():
         module.fail_json(msg=f"{path.parent} is not a directory")
     recover_from = Path(module.params["recover_from"]) if module.params["recover_from"] else None
-    module.exit_json(changed=ensure(path, module.params["bytes"], recover_from, module.check_mode))
+    try:
+        changed = ensure(path, module.params["bytes"], recover_from, module.check_mode)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed)
 
 
 if __name__ == "__main__":

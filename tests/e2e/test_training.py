@@ -48,7 +48,13 @@ def is_current(site: Site, store: Store) -> bool:
     latest = store.latest()
     if not record or not latest or latest["version"] != record["version"]:
         return False
-    data = json.loads(store.read("epos-data", "lab/manifest.json"))["data_hash"]
+    try:
+        store.client.stat_object(bucket_name="epos-models", object_name=f"{latest['prefix']}manifest.json")
+        data = json.loads(store.read("epos-data", "lab/manifest.json"))["data_hash"]
+    except S3Error as error:
+        if error.code == "NoSuchKey":
+            return False
+        raise
     return bool(
         record["image"] == site.manifest["images"]["epos"]
         and record["arguments"] == ARGUMENTS

@@ -271,11 +271,20 @@ def add_training(cache: Cache, folder: Path) -> None:
         raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
     image = Plan().epos
     name = "images/epos.tar"
+    if manifest.get("images", {}).get("epos") == image.reference and (folder / name).exists():
+        return
     draft = folder / f"{name}.part"
     draft.parent.mkdir(exist_ok=True)
     shutil.copyfile(image.archive(cache), draft)
     draft.replace(folder / name)
-    entry = {"path": name, "kind": "images", "name": "epos", "version": project_version(), "images": [image.reference]}
+    entry = {
+        "path": name,
+        "kind": "images",
+        "name": "epos",
+        "version": project_version(),
+        "images": [image.reference],
+        "built": True,
+    }
     manifest["images"] = {**manifest.get("images", {}), "epos": image.reference}
     others = [artifact for artifact in manifest["artifacts"] if artifact["path"] != name]
     manifest["artifacts"] = [*others, *describe(folder, [entry])]

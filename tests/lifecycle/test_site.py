@@ -99,10 +99,11 @@ def secrets(site: Site) -> set[str]:
     return {value for value in found if len(value) >= 16 and "BEGIN CERT" not in value}
 
 
-def test_interrupted_first_run(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:
-    """Ctrl-C while the images travel ends the run; nothing half written is in the way of the next one."""
+@pytest.mark.parametrize("task", ["Place the image archives", "Run k3s on these files"])
+def test_interrupted_first_run(site: Site, nodes_before: dict[str, dict[str, str]], task: str) -> None:
+    """Ctrl-C while images travel or are imported ends the run; nothing half done is in the way of the next one."""
     assert set(nodes_before) == set(site.nodes)
-    assert site.interrupt_up("Place the image archives").status != 0
+    assert site.interrupt_up(task).status != 0
 
 
 def test_first_run_ends_with_a_trained_model(site: Site) -> None:
@@ -110,15 +111,6 @@ def test_first_run_ends_with_a_trained_model(site: Site) -> None:
     run = site.up(ANSIBLE_ARGS="-vvv")
     assert "recall" in run.output
     assert str(STATE / "kubeconfig") in run.output
-
-
-def test_no_secret_was_printed(site: Site) -> None:
-    """The most verbose output there is holds none of the generated secrets, plain or encoded."""
-    values = secrets(site)
-    assert len(values) >= 8
-    text = "".join(run.output for run in site.runs)
-    shown = [v for v in values if v in text or base64.b64encode(v.encode()).decode() in text]
-    assert len(shown) == 0, f"{len(shown)} of {len(values)} secrets were printed"
 
 
 def test_second_run_changes_nothing(site: Site) -> None:
@@ -189,6 +181,30 @@ def test_killed_k3s_and_lost_node(site: Site) -> None:
     }
     assert ready == {"server-1": ["True"], "agent-1": ["True"]}
     assert set(site.up().changed().values()) == {0}
+
+
+def test_no_secret_was_printed(site: Site) -> None:
+    """No output of any run so far, the most verbose one included, holds a generated secret, plain or encoded."""
+    values = secrets(site)
+    assert len(values) >= 8
+    text = "".join(run.output for run in site.runs)
+    shown = [v for v in values if v in text or base64.b64encode(v.encode()).decode() in text]
+    assert len(shown) == 0, f"{len(shown)} of {len(values)} secrets were printed"
+
+
+def test_no_secret_lies_open_on_a_node(site: Site) -> None:
+    """No process has a secret in its arguments, no journal line and no file that everybody may read holds one."""
+    places = {
+        "arguments": "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'",
+        "journal": "journalctl --no-pager -o cat",
+        "readable files": "find / -xdev -type f -perm -o+r -size -2M -not -path '/proc/*' -not -path '/sys/*' -exec cat {} + 2>/dev/null",
+    }
+    patterns = "\n".join(sorted(secrets(site)))
+    for node in site.nodes:
+        for name, command in places.items():
+            # The values travel on standard input: in an argument they would be where they must not be.
+            script = f"{{ {command}; }} | grep -aqFf /dev/fd/3 3<<'END' && echo found || echo clean\n{patterns}\nEND\n"
+            assert site.ssh(node, script).strip() == "clean", f"{node}: {name}"
 
 
 def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:

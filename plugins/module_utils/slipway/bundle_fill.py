@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.slipway.bundle import MANIFEST, SCHEMA, Stamp, is_inside
+from ansible.module_utils.slipway.bundle import MANIFEST, SCHEMA, Stamp, is_inside, read_manifest
 from ansible.module_utils.slipway.download import Transfer, published_sha256
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.files import write_atomically
@@ -170,14 +170,18 @@ class Filler:
             elif artifact.images:
                 entry["images"] = list(artifact.images)
             entries.append(entry | {"sha256": self.stamp.sha256(file), "size": file.stat().st_size})
+        # What was built here instead of downloaded is in no release; it stays.
+        before = read_manifest(self.bundle) if (self.bundle / MANIFEST).is_file() else {}
+        built = [entry for entry in before.get("artifacts", []) if entry.get("built")]
+        images = {entry["name"]: entry["images"][0] for entry in built}
         return {
             "schema": SCHEMA,
             "release": release["name"],
             "origin": origin,
             "arch": release["arch"],
             "versions": dict(release.get("versions") or {}),
-            "images": dict(release.get("images") or {}),
-            "artifacts": entries,
+            "images": dict(release.get("images") or {}) | images,
+            "artifacts": entries + built,
         }
 
 

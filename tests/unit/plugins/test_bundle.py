@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -199,6 +200,17 @@ def test_images_come_by_skopeo_pinned_by_digest(filler: Filler) -> None:
     assert filler.fill([image]) == []
     entry = filler.manifest({"name": "r", "arch": "amd64"}, [image], "upstream")["artifacts"][0]
     assert entry["kind"] == "images" and entry["images"] == [image.image] and entry["sha256"] == sha256(b"image")
+
+
+def test_what_was_built_here_stays_in_the_manifest(filler: Filler) -> None:
+    entry = {"path": "images/epos.tar", "kind": "images", "name": "epos", "images": ["localhost/epos:1"], "built": True}
+    place = filler.bundle / "bundle.yml"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    before = filler.manifest({"name": "r", "arch": "amd64"}, [], "upstream")
+    place.write_text(json.dumps({**before, "artifacts": [{**entry, "sha256": "0" * 64, "size": 1}]}))
+    after = filler.manifest({"name": "r", "arch": "amd64", "images": {"minio": "m:1"}}, [], "upstream")
+    assert [artifact["path"] for artifact in after["artifacts"]] == ["images/epos.tar"]
+    assert after["images"] == {"minio": "m:1", "epos": "localhost/epos:1"}
 
 
 def test_failures_of_skopeo_are_shown(filler: Filler) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from filter.slipway import FilterModule, image_ref, merge_values
+from filter.slipway import FilterModule, bundle_file, image_ref, merge_values
 
 
 def test_mappings_merge_at_every_depth_and_the_rest_is_replaced() -> None:
@@ -46,4 +46,11 @@ def test_what_is_no_image_reference(reference: str) -> None:
 
 
 def test_registered() -> None:
-    assert set(FilterModule().filters()) == {"merge_values", "image_ref"}
+    assert set(FilterModule().filters()) == {"merge_values", "image_ref", "bundle_file"}
+
+
+def test_bundle_file_goes_into_a_folder_or_under_a_name() -> None:
+    artifact = {"path": "images/minio.tar", "sha256": "ab"}
+    file = {"src": "/b/images/minio.tar", "dest": "/d/minio.tar", "sha256": "ab", "mode": "0600"}
+    assert bundle_file(artifact, "/b", "/d/", "0600") == file
+    assert bundle_file(artifact, "/b", "/d/other", "0600") == {**file, "dest": "/d/other"}
