@@ -125,6 +125,11 @@ class Site:
             text=True,
         ).stdout
 
+    def apply(self, manifest: dict[str, Any]) -> None:
+        """Apply an object to the site."""
+        command = [str(STATE / "bundle/bin/kubectl"), "--kubeconfig", str(STATE / "kubeconfig"), "apply", "-f", "-"]
+        subprocess.run(command, input=json.dumps(manifest), check=True, capture_output=True, text=True)
+
     def kubectl(self, *arguments: str) -> Any:
         """Run kubectl on the site, return its JSON."""
         command = [

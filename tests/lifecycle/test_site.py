@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -169,12 +171,34 @@ def test_suite(site: Site, suite: str) -> None:
     assert run.status == 0, run.output[-8000:]
 
 
+def interrupt_helm(site: Site) -> None:
+    """Leave MinIO's release as a helm that was killed during an upgrade leaves it: pending."""
+    last = site.kubectl("get", "secret", "-n", "minio", "-l", "owner=helm,name=minio,status=deployed")["items"][-1]
+    release = json.loads(gzip.decompress(base64.b64decode(base64.b64decode(last["data"]["release"]))))
+    release["version"] += 1
+    release["info"]["status"] = "pending-upgrade"
+    payload = base64.b64encode(base64.b64encode(gzip.compress(json.dumps(release).encode()))).decode()
+    labels = {**last["metadata"]["labels"], "status": "pending-upgrade", "version": str(release["version"])}
+    name = f"sh.helm.release.v1.minio.v{release['version']}"
+    metadata = {"name": name, "namespace": "minio", "labels": labels}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": last["type"],
+        "metadata": metadata,
+        "data": {"release": payload},
+    }
+    site.apply(secret)
+
+
 def test_killed_k3s_and_lost_node(site: Site) -> None:
-    """k3s killed on the server and the agent's machine installed anew: the same command repairs both."""
+    """k3s killed, helm killed, the agent's machine installed anew: the same command repairs all of it."""
+    interrupt_helm(site)
     site.ssh("server-1", "systemctl kill --signal=KILL --kill-whom=main k3s")
     subprocess.run(["podman", "rm", "--force", "--time=0", "slipway-lab-agent-1"], check=True, capture_output=True)
     run = site.up()
     assert run.changed()["agent-1"] > 0
+    assert "Drop the record of an unfinished operation on minio" in run.changed_tasks()
     ready = {
         node["metadata"]["name"]: [c["status"] for c in node["status"]["conditions"] if c["type"] == "Ready"]
         for node in site.kubectl("get", "nodes")["items"]
