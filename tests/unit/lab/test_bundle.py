@@ -7,8 +7,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.lab import bundle, debian, gobuild, images, training
+from tests.lab.cache import Cache
 from tests.lab.process import LabError
 
 
@@ -115,3 +117,35 @@ def test_machine_without_debian_sources_is_reported(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(debian, "run", lambda command: type("Done", (), {"stdout": "http://m|noble|main|Packages\n"}))
     with pytest.raises(LabError, match="no Debian source for bookworm"):
         debian.sources()
+
+
+class FakeTraining:
+    """Stands for the training image of the plan."""
+
+    reference = "localhost/epos:2"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def archive(self, cache: Cache) -> Path:
+        return self.path
+
+
+def test_the_training_image_joins_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, folder = tmp_path / "archive", tmp_path / "bundle"
+    archive.write_bytes(b"image")
+    folder.mkdir()
+    monkeypatch.setattr(bundle, "Plan", lambda: type("Plan", (), {"epos": FakeTraining(archive)}))
+    with pytest.raises(LabError, match="fill the bundle first"):
+        bundle.add_training(Cache(tmp_path / "cache"), folder)
+
+    other = {"path": "bin/k3s", "kind": "binary", "name": "k3s", "sha256": "0" * 64, "size": 1}
+    old = {"path": "images/epos.tar", "kind": "images", "name": "epos", "sha256": "1" * 64, "size": 1}
+    (folder / "bundle.yml").write_text(yaml.safe_dump({"images": {"minio": "m"}, "artifacts": [old, other]}))
+    bundle.add_training(Cache(tmp_path / "cache"), folder)
+    manifest = yaml.safe_load((folder / "bundle.yml").read_text())
+    assert manifest["images"] == {"minio": "m", "epos": "localhost/epos:2"}
+    assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", "images/epos.tar"]
+    assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
+    assert manifest["artifacts"][1]["built"] is True
+    assert (folder / "images/epos.tar").read_bytes() == b"image"
