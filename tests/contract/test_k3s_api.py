@@ -97,4 +97,6 @@ def test_annotations_hide_secrets(server: Node, kubectl: Kubectl, node_names: di
         annotations = json.loads(kubectl(f"get node {node} -o json"))["metadata"]["annotations"]
         arguments = json.loads(annotations["k3s.io/node-args"])
         assert arguments[0] in ("server", "agent") and password not in json.dumps(annotations)
-        assert all(arguments[i + 1] == "********" for i, text in enumerate(arguments) if text.endswith("token"))
+        assert all(
+            arguments[i + 1] == "********" for i, text in enumerate(arguments) if text in ("--token", "--agent-token")
+        )
