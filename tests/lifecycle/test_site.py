@@ -162,6 +162,7 @@ def test_suite(site: Site, suite: str) -> None:
     words = [*suite.split(), "-p", "no:cacheprovider"]
     if "e2e" in suite:
         words += [
+            "--train=auto",
             f"--kubeconfig={STATE / 'kubeconfig'}",
             f"--bundle={STATE / 'bundle'}",
             f"--report-dir={STATE / 'report'}",
