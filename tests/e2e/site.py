@@ -55,7 +55,7 @@ class Site:
                 lines.append(f"  event {event.reason}: {event.message}")
             try:
                 log = self.core.read_namespaced_pod_log(pod.metadata.name, namespace, tail_lines=15)
-                lines += [f"  | {line}" for line in log.splitlines()]
+                lines += [f"  | {line}" for line in (log or "").splitlines()]
             except ApiException:
                 lines.append("  (no log)")
         return "\n".join(lines) or f"no pod with {selector} in {namespace}"
@@ -204,7 +204,8 @@ class Job:
         while time.monotonic() < end:
             for pod in self.pods()[-1:]:
                 try:
-                    if text in self.site.core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE):
+                    # A log that is still empty arrives as None.
+                    if text in (self.site.core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE) or ""):
                         return str(pod.metadata.name)
                 except ApiException:
                     pass
