@@ -55,27 +55,17 @@ missing:
   elements: str
 """
 
-import hashlib
 import json
 import os
 import shutil
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.files import file_sha256, write_atomically
 
 Record = dict[str, dict[str, Any]]
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of the file `path` as hexadecimal digits."""
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            total.update(chunk)
-    return total.hexdigest()
 
 
 def read_record(path: Path) -> Record:
@@ -85,14 +75,6 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Replace the record in one step."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w") as stream:
-        json.dump(record, stream, indent=1, sort_keys=True)
-    Path(temporary).replace(path)
 
 
 def entry(path: Path, sha256: str) -> dict[str, Any]:
@@ -107,7 +89,7 @@ def is_placed(path: Path, sha256: str, record: Record) -> bool:
         return False
     known = record.get(str(path), {})
     if known != entry(path, known.get("sha256", "")):
-        record[str(path)] = entry(path, hash_file(path))
+        record[str(path)] = entry(path, file_sha256(path))
     return bool(record[str(path)]["sha256"] == sha256)
 
 
@@ -117,7 +99,7 @@ def place(received: Path, dest: Path, sha256: str, mode: int) -> None:
     Raises:
         ValueError: it has another hash.
     """
-    found = hash_file(received)
+    found = file_sha256(received)
     if found != sha256:
         raise ValueError(f"{dest}: arrived with SHA-256 {found} instead of {sha256}")
     # Always the same name: what a power cut leaves is overwritten by the next run.
@@ -173,7 +155,7 @@ def main() -> None:
                 if not module.check_mode:
                     Path(name).symlink_to(target)
         if not module.check_mode and json.dumps(record, sort_keys=True) != before:
-            write_record(path, record)
+            write_atomically(path, json.dumps(record, indent=1, sort_keys=True), 0o600)
     except (ValueError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed, missing=missing)

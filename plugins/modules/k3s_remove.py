@@ -36,8 +36,8 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.k3s import UNITS
 
-UNITS = ("k3s.service", "k3s-agent.service")
 COMMANDS = ("k3s", "kubectl", "crictl", "ctr")
 LINKS = ("cni0", "flannel.1", "flannel-v6.1", "flannel-wg", "flannel-wg-v6", "kube-ipvs0")
 MOUNTS = ("/run/k3s", "/var/lib/rancher/k3s", "/var/lib/kubelet", "/run/netns/cni-")
@@ -128,7 +128,7 @@ def other_rules(saved: str) -> str:
 
 def remove(removed: list[str], check: bool) -> None:
     """Remove everything, noting it in `removed`; with `check` only note it."""
-    for unit in UNITS:
+    for unit in UNITS.values():
         path = Path("/etc/systemd/system") / unit
         if path.exists():
             removed.append(unit)

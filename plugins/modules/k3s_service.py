@@ -53,16 +53,14 @@ reason:
 
 import hashlib
 import json
-import os
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
-UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
+from ansible.module_utils.slipway.files import file_sha256, write_atomically
+from ansible.module_utils.slipway.k3s import UNITS
 
 
 def digest(paths: list[str]) -> str:
@@ -71,11 +69,7 @@ def digest(paths: list[str]) -> str:
     for path in sorted(paths):
         total.update(path.encode() + b"\0")
         try:
-            part = hashlib.sha256()
-            with Path(path).open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    part.update(chunk)
-            total.update(part.digest())
+            total.update(bytes.fromhex(file_sha256(Path(path))))
         except FileNotFoundError:
             total.update(b"\0")
     return total.hexdigest()
@@ -88,15 +82,6 @@ def read_marker(path: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_marker(path: str, content: dict[str, Any]) -> None:
-    """Replace the marker atomically, readable by root only."""
-    directory = Path(path).parent
-    handle, temporary = tempfile.mkstemp(dir=directory)
-    with os.fdopen(handle, "w") as stream:
-        json.dump(content, stream, indent=2)
-    Path(temporary).replace(path)
 
 
 def show(unit: str) -> dict[str, str]:
@@ -187,9 +172,8 @@ def main() -> None:
                 f"Next: journalctl -u {unit} on this node; mend the cause and run the playbook again."
             )
         )
-    write_marker(
-        module.params["marker"], {**marker, "role": module.params["role"], "applied": wanted, "complete": True}
-    )
+    marker = {**marker, "role": module.params["role"], "applied": wanted, "complete": True}
+    write_atomically(Path(module.params["marker"]), json.dumps(marker, indent=2), 0o600)
     module.exit_json(changed=True, reason=reason)
 
 

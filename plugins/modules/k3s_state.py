@@ -36,8 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
-UNITS = {"server": "k3s.service", "agent": "k3s-agent.service"}
+from ansible.module_utils.slipway.k3s import UNITS
 
 
 def read_state(root: Path = Path("/")) -> dict[str, Any]:

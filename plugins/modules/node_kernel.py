@@ -43,13 +43,12 @@ kept:
 """
 
 import json
-import os
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.files import write_atomically
 
 SYSCTL_FILE = "etc/sysctl.d/90-slipway.conf"
 MODULES_FILE = "etc/modules-load.d/slipway.conf"
@@ -92,12 +91,7 @@ class NodeKernel:
         self.diff["before"][name] = before
         self.diff["after"][name] = content
         if not self.check:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(handle, "w") as stream:
-                stream.write(content)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            write_atomically(path, content)
         return True
 
     def present(self, sysctl: dict[str, str], modules: list[str]) -> bool:

@@ -32,13 +32,12 @@ EXAMPLES = r"""
 
 RETURN = r"""# """
 
-import os
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.files import write_atomically
 
 
 def value(count: int, recover_from: Path | None) -> str:
@@ -62,11 +61,7 @@ def ensure(path: Path, count: int, recover_from: Path | None, check: bool) -> bo
             path.chmod(0o600)
         return True
     if not check:
-        # Written beside and renamed: a crash leaves either no secret or a whole one.
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w") as stream:
-            stream.write(value(count, recover_from))
-        Path(temporary).replace(path)
+        write_atomically(path, value(count, recover_from), 0o600)
     return True
 
 

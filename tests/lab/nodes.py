@@ -39,7 +39,7 @@ def up(site: Site, cache: Cache) -> None:
     Raises:
         LabError: podman refused, another site's network is in the way, or a node did not boot.
     """
-    residue.remember(cache)
+    residue.remember()
     ensure_key(site)
     ensure_network(site)
     states = container_states(site)
@@ -87,7 +87,7 @@ def down(name: str, state: Path, cache: Cache) -> None:
         podman("network", "rm", *networks)
     with cache.lock("podman"):
         images.forget(sorted(used_images))
-    residue.restore(cache)
+    residue.restore()
     shutil.rmtree(state, ignore_errors=True)
 
 

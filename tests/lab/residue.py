@@ -10,9 +10,10 @@ import contextlib
 import json
 from pathlib import Path
 
-from tests.lab.cache import Cache
 from tests.lab.process import mounts, run
 
+# Gone after a reboot like what it describes, and one for all caches and checkouts.
+NOTE = Path("/run/slipway-lab-before.json")
 CGROUPS = Path("/sys/fs/cgroup")
 NETNS = Path("/run/netns")
 # netavark 1.4's general rules: table, chain, rule; and its chains.
@@ -30,33 +31,28 @@ CHAINS = [
 ]
 
 
-def _note(cache: Cache) -> Path:
-    return cache.root / "machine-before-lab.json"
-
-
 def tables() -> list[str]:
     """The IPv4 tables that exist in the kernel's nftables."""
     listed = json.loads(run(["nft", "--json", "list", "tables", "ip"]).stdout)
     return sorted(item["table"]["name"] for item in listed["nftables"] if "table" in item)
 
 
-def remember(cache: Cache) -> None:
+def remember() -> None:
     """Note what the machine has before podman's first container, once."""
-    if _note(cache).exists() or run(["podman", "ps", "--quiet"]).stdout.strip():
+    if NOTE.exists() or run(["podman", "ps", "--quiet"]).stdout.strip():
         return
     chains = [f"{table} {chain}" for table, chain in CHAINS if _has_chain(table, chain)]
     state = {"tables": tables(), "chains": chains, "netns": NETNS in mounts()}
-    cache.root.mkdir(parents=True, exist_ok=True)
-    draft = _note(cache).with_suffix(".new")
+    draft = NOTE.with_suffix(".new")
     draft.write_text(json.dumps(state))
-    draft.rename(_note(cache))
+    draft.rename(NOTE)
 
 
-def restore(cache: Cache) -> None:
+def restore() -> None:
     """Remove what podman has left since `remember`; does nothing while any container runs."""
-    if not _note(cache).exists() or run(["podman", "ps", "--quiet"]).stdout.strip():
+    if not NOTE.exists() or run(["podman", "ps", "--quiet"]).stdout.strip():
         return
-    before = json.loads(_note(cache).read_text())
+    before = json.loads(NOTE.read_text())
     if not before["chains"]:
         for table, chain, rule in RULES:
             run(["iptables", "--wait", "-t", table, "-D", chain, *rule], check=False)
@@ -72,7 +68,7 @@ def restore(cache: Cache) -> None:
         for folder in (parent / "conmon", parent):
             with contextlib.suppress(OSError):  # somebody else's container has just started
                 folder.rmdir()
-    _note(cache).unlink()
+    NOTE.unlink()
 
 
 def remove_cgroups(container: str) -> None:

@@ -10,8 +10,12 @@ from pathlib import Path
 
 def file_sha256(path: Path) -> str:
     """Hex digest of a file."""
+    # hashlib.file_digest is newer than the Python of some nodes.
+    total = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
+    return total.hexdigest()
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:

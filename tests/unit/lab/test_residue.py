@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.lab import residue
-from tests.lab.cache import Cache
 
 
 class Machine:
@@ -41,47 +40,43 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     fake = Machine()
     monkeypatch.setattr(residue, "run", fake.run)
     monkeypatch.setattr(residue, "mounts", lambda: [])
+    monkeypatch.setattr(residue, "NOTE", tmp_path / "before.json")
     monkeypatch.setattr(residue, "CGROUPS", tmp_path / "cgroup")
     return fake
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
-
-
-def test_fresh_machine_gets_its_tables_removed(machine: Machine, cache: Cache) -> None:
-    residue.remember(cache)
+def test_fresh_machine_gets_its_tables_removed(machine: Machine) -> None:
+    residue.remember()
     machine.tables = ["filter", "nat"]
-    residue.restore(cache)
+    residue.restore()
     assert "iptables --wait -t nat -X NETAVARK-HOSTPORT-DNAT" in machine.changes
     assert {"nft delete table ip filter", "nft delete table ip nat"} <= set(machine.changes)
     machine.changes.clear()
-    residue.restore(cache)
+    residue.restore()
     assert machine.changes == []
 
 
-def test_tables_with_rules_of_others_stay(machine: Machine, cache: Cache) -> None:
-    residue.remember(cache)
+def test_tables_with_rules_of_others_stay(machine: Machine) -> None:
+    residue.remember()
     machine.tables, machine.rules = ["filter"], ["-A INPUT -p tcp --dport 22 -j ACCEPT"]
-    residue.restore(cache)
+    residue.restore()
     assert "nft delete table ip filter" not in machine.changes
 
 
-def test_what_was_there_before_stays(machine: Machine, cache: Cache) -> None:
+def test_what_was_there_before_stays(machine: Machine) -> None:
     machine.tables, machine.rules = ["filter", "nat"], ["-N NETAVARK_FORWARD"]
-    residue.remember(cache)
-    residue.restore(cache)
+    residue.remember()
+    residue.restore()
     assert machine.changes == []
 
 
-def test_nothing_is_removed_while_a_container_runs(machine: Machine, cache: Cache) -> None:
-    residue.remember(cache)
+def test_nothing_is_removed_while_a_container_runs(machine: Machine) -> None:
+    residue.remember()
     machine.tables, machine.running = ["filter", "nat"], "0123abcd"
-    residue.restore(cache)
+    residue.restore()
     assert machine.changes == []
     machine.running = ""
-    residue.restore(cache)
+    residue.restore()
     assert machine.changes != []
 
 
