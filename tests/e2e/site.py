@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from ansible.module_utils.slipway.port_forward import port_forward
 from kubernetes import client, config
-from kubernetes.client.rest import ApiException
+from kubernetes.client.exceptions import ApiException
 from minio import Minio
 from minio.error import S3Error
 
@@ -31,11 +31,13 @@ class Site:
         self.kubeconfig = kubeconfig
         self.kubectl = bundle / "bin/kubectl"
         self.manifest: dict[str, Any] = yaml.safe_load((bundle / "bundle.yml").read_text())
-        api = config.new_client_from_config(str(kubeconfig))
-        self.core = client.CoreV1Api(api)
-        self.apps = client.AppsV1Api(api)
-        self.batch = client.BatchV1Api(api)
-        self.custom = client.CustomObjectsApi(api)
+        new_client: Any = config.new_client_from_config
+        api = new_client(str(kubeconfig))
+        # The client's own types call every field of every object optional.
+        self.core: Any = client.CoreV1Api(api)
+        self.apps: Any = client.AppsV1Api(api)
+        self.batch: Any = client.BatchV1Api(api)
+        self.custom: Any = client.CustomObjectsApi(api)
 
     def secret(self, namespace: str, name: str) -> dict[str, str]:
         """Return the decoded values of a Secret."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from minio.error import S3Error
@@ -47,7 +48,7 @@ def foreign_bucket(site: Site) -> Iterator[str]:
 @pytest.mark.fault
 def test_foreign_bucket_is_refused(store: Store, foreign_bucket: str) -> None:
     """The training's user neither reads nor writes nor lists nor makes a bucket that is not its own."""
-    attempts = {
+    attempts: dict[str, Callable[[], Any]] = {
         "read": lambda: store.read(foreign_bucket, "object"),
         "write": lambda: store.client.put_object(
             bucket_name=foreign_bucket, object_name="y", data=io.BytesIO(b"y"), length=1

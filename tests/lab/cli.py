@@ -19,7 +19,8 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
     command = verbs.add_parser("training", help="build the training image and put it into a bundle")
     command.add_argument("folder", type=Path)
-    verbs.add_parser("gotest", help="vet and test the k3s stand-in, unless its sources have passed before")
+    verbs.add_parser("govet", help="go vet on the k3s stand-in, unless its sources have passed before")
+    verbs.add_parser("gotest", help="go test on the k3s stand-in, unless its sources have passed before")
     for verb, text in (
         ("up", "start the nodes of a site that are missing, wait until they answer"),
         ("status", "print each node's address and state"),
@@ -51,6 +52,8 @@ def main(words: list[str]) -> int:
                 print(bundle.build(Cache()))
             case "training":
                 bundle.add_training(Cache(), arguments.folder)
+            case "govet":
+                bundle.Plan().standin.vet(Cache())
             case "gotest":
                 print(bundle.Plan().standin.test(Cache()).read_text(), end="")
             case "up":

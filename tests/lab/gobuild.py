@@ -193,18 +193,22 @@ class Standin:
 
         return cache.entry("program", "k3s", self.key, make)
 
-    def test(self, cache: Cache) -> Path:
-        """Run go vet and go test, unless the same sources have passed before; path of the log."""
-        key = hash_inputs("gotest", toolchain_version(), files=self._sources())
+    def vet(self, cache: Cache) -> Path:
+        """Run go vet, unless the same sources have passed before; path of the log."""
+        return self._check(cache, "govet", "vet")
 
+    def test(self, cache: Cache) -> Path:
+        """Run go test, unless the same sources have passed before; path of the log."""
+        return self._check(cache, "gotest", "test", "-vet=off")
+
+    def _check(self, cache: Cache, kind: str, *words: str) -> Path:
         def make(draft: Path) -> None:
             with cache.workdir() as work:
                 folder = self._prepare(cache, work)
-                run([toolchain(), "vet", "./..."], cwd=folder, env=environment(cache))
-                done = run([toolchain(), "test", "-vet=off", "./..."], cwd=folder, env=environment(cache))
+                done = run([toolchain(), *words, "./..."], cwd=folder, env=environment(cache))
                 draft.write_text(done.stdout)
 
-        return cache.entry("gotest", "k3s", key, make)
+        return cache.entry(kind, "k3s", hash_inputs(kind, toolchain_version(), files=self._sources()), make)
 
     def _prepare(self, cache: Cache, work: Path) -> Path:
         """Copy the sources to `work` and add the payload; the copy's folder."""

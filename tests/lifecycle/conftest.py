@@ -82,9 +82,14 @@ class Site:
 
     def up(self, **environment: str) -> Run:
         """Run `make up`; fail with the end of its output if it fails."""
-        run = self.run("make", "up", **environment)
+        run = self.run("make", "up", timeout=1800, **environment)
         assert run.status == 0, run.output[-6000:]
         return run
+
+    def playbook(self, name: str, *arguments: str) -> Run:
+        """Run the playbook `name` as an operator would who left make aside."""
+        command = str(Path(sys.executable).parent / "ansible-playbook")
+        return self.run(command, "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments)
 
     def interrupt_up(self, when: str, timeout: float = 900) -> Run:
         """Run `make up` and send SIGINT, as Ctrl-C does, once it has printed `when`."""
@@ -125,21 +130,18 @@ class Site:
             text=True,
         ).stdout
 
+    def kubectl_words(self) -> list[str]:
+        """Return the command line that kubectl on this site begins with."""
+        return [str(STATE / "bundle/bin/kubectl"), "--kubeconfig", str(STATE / "kubeconfig")]
+
     def apply(self, manifest: dict[str, Any]) -> None:
         """Apply an object to the site."""
-        command = [str(STATE / "bundle/bin/kubectl"), "--kubeconfig", str(STATE / "kubeconfig"), "apply", "-f", "-"]
+        command = [*self.kubectl_words(), "apply", "-f", "-"]
         subprocess.run(command, input=json.dumps(manifest), check=True, capture_output=True, text=True)
 
     def kubectl(self, *arguments: str) -> Any:
         """Run kubectl on the site, return its JSON."""
-        command = [
-            str(STATE / "bundle/bin/kubectl"),
-            "--kubeconfig",
-            str(STATE / "kubeconfig"),
-            *arguments,
-            "-o",
-            "json",
-        ]
+        command = [*self.kubectl_words(), *arguments, "-o", "json"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

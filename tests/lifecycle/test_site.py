@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -128,21 +127,21 @@ def test_second_run_changes_nothing(site: Site) -> None:
 
 def test_check_mode_predicts(site: Site) -> None:
     """--check --diff reports nothing on an installed site, and names exactly what a changed value will change."""
-    playbook = str(Path(sys.executable).parent / "ansible-playbook")
-    command = (playbook, "-i", "inventories/lab", "playbooks/site.yml", "--check", "--diff")
-    run = site.run(*command)
+    run = site.playbook("site", "--check", "--diff")
     assert run.status == 0, run.output[-4000:]
     assert set(run.changed().values()) == {0}, run.changed_tasks()
 
-    run = site.run(
-        *command,
+    run = site.playbook(
+        "site",
+        "--check",
+        "--diff",
         "-e",
         '{"minio_values": {"podLabels": {"slipway-test": "yes"}, "resources": {"requests": {"memory": "192Mi", "cpu": "50m"}}}}',
     )
     assert run.status == 0, run.output[-4000:]
     assert run.changed_tasks() == ["Apply the release minio"]
 
-    run = site.run(*command, "-e", '{"k3s_tls_sans": ["api.example"]}')
+    run = site.playbook("site", "--check", "--diff", "-e", '{"k3s_tls_sans": ["api.example"]}')
     assert run.status == 0, run.output[-4000:]
     assert run.changed_tasks() == ["Write the configuration", "Run k3s on these files"]
     assert {host: count for host, count in run.changed().items() if count} == {"server-1": 2}
@@ -172,6 +171,22 @@ def test_suite(site: Site, suite: str) -> None:
     run = site.run(sys.executable, "-m", "pytest", *words)
     print(run.output[-8000:])
     assert run.status == 0, run.output[-8000:]
+
+
+def test_deleted_and_changed_objects_come_back(site: Site) -> None:
+    """What somebody deleted or changed by hand in a release that is otherwise unchanged is put back, and the data is there."""
+    wanted = [site.kubectl("get", kind, "minio", "-n", "minio")["spec"] for kind in ("deployment", "service")]
+    site.kubectl(
+        "patch", "service", "minio", "-n", "minio", "-p", '{"spec": {"ports": [{"port": 9000, "targetPort": 1}]}}'
+    )
+    subprocess.run(
+        [*site.kubectl_words(), "delete", "deployment", "minio", "-n", "minio"], check=True, capture_output=True
+    )
+    run = site.playbook("platform")
+    assert run.status == 0, run.output[-4000:]
+    assert run.changed_tasks() == ["Restore objects of minio that were deleted or changed by hand"]
+    assert [site.kubectl("get", kind, "minio", "-n", "minio")["spec"] for kind in ("deployment", "service")] == wanted
+    assert set(site.playbook("platform").changed().values()) == {0}
 
 
 def interrupt_helm(site: Site) -> None:
@@ -236,20 +251,18 @@ def test_no_secret_lies_open_on_a_node(site: Site) -> None:
 
 def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:
     """reset.yml asks first; then everything that NODE_STATE lists is as before the installation."""
-    playbook = str(Path(sys.executable).parent / "ansible-playbook")
-    command = (playbook, "-i", "inventories/lab", "playbooks/reset.yml")
-    refusal = site.run(*command)
+    refusal = site.playbook("reset")
     assert refusal.status != 0
     assert "reset_confirm=lab" in refusal.output
     assert site.kubectl("get", "nodes")["items"]
 
-    run = site.run(*command, "-e", "reset_confirm=lab")
+    run = site.playbook("reset", "-e", "reset_confirm=lab")
     assert run.status == 0, run.output[-4000:]
     # agent-1 was made anew since; its bare state is that of a node of the same image.
     after = node_state(site)
     for name in NODE_STATE:
         assert after["server-1"][name] == nodes_before["server-1"][name], f"server-1: {name}"
-    assert site.run(*command, "-e", "reset_confirm=lab").changed().get("server-1") == 0
+    assert site.playbook("reset", "-e", "reset_confirm=lab").changed().get("server-1") == 0
 
 
 def test_down_leaves_nothing(site: Site, machine_before: dict[str, str]) -> None:
