@@ -184,7 +184,7 @@ def test_deleted_and_changed_objects_come_back(site: Site) -> None:
     )
     run = site.playbook("platform")
     assert run.status == 0, run.output[-4000:]
-    assert run.changed_tasks() == ["Restore objects of minio that were deleted or changed by hand"]
+    assert run.changed_tasks() == ["Put back what was deleted or changed by hand in minio"]
     assert [site.kubectl("get", kind, "minio", "-n", "minio")["spec"] for kind in ("deployment", "service")] == wanted
     assert set(site.playbook("platform").changed().values()) == {0}
 
