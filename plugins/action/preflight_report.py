@@ -14,6 +14,8 @@ GROUPS = ("server", "agent")
 # Under this name the role registers the result of preflight_probe.
 PROBE = "_preflight_probe"
 _DEFAULT_BACKEND = "vxlan"
+# The role gpu_operator's variables of a node, without its prefix.
+_GPU = ("gpus", "share", "mig", "taint", "driver")
 
 
 class ActionModule(ActionBase):
@@ -66,6 +68,7 @@ def _node(host: str, variables: Mapping[str, Any], groups: Mapping[str, list[str
             str(item) for part in config if isinstance(part, Mapping) for item in part.get("kubelet-arg") or []
         ],
         "backend": str(_get(variables, "k3s_flannel_backend", _DEFAULT_BACKEND)),
+        "gpus": {name: value for name in _GPU if (value := _get(variables, f"gpu_operator_{name}", None)) is not None},
     }
 
 

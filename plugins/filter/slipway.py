@@ -51,6 +51,18 @@ def image_ref(reference: Any) -> dict[str, str]:
     }
 
 
+def chart_image(reference: Any) -> dict[str, str]:
+    """An image reference as charts that join `repository`, `image` and `version` take it.
+
+    Raises AnsibleFilterError if it is none or lacks one of the three.
+    """
+    parts = image_ref(reference)
+    repository, _, image = parts["repository"].rpartition("/")
+    if not repository or not parts["tag"]:
+        raise AnsibleFilterError(f"chart_image: {reference!r} has no repository or no tag")
+    return {"repository": repository, "image": image, "version": parts["tag"]}
+
+
 def bundle_file(artifact: dict[str, Any], folder: str, dest: str, mode: str) -> dict[str, str]:
     """One file for the module bundle_files: `artifact` of the bundle in `folder`, to go to `dest` (a folder if it ends in /)."""
     name = artifact["path"].rpartition("/")[2] if dest.endswith("/") else ""
@@ -77,6 +89,7 @@ class FilterModule:
         return {
             "merge_values": merge_values,
             "image_ref": image_ref,
+            "chart_image": chart_image,
             "bundle_file": bundle_file,
             "helm_objects": helm_objects,
         }

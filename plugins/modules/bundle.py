@@ -100,6 +100,31 @@ options:
             type: list
             elements: str
             default: []
+          component:
+            description: The component that needs it; empty for what every site needs.
+            type: str
+            default: ""
+      unpinned:
+        description: >-
+          Images whose digests nobody publishes, so that they are not in the bundle: nodes get them from their registry. Named in a
+          warning.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          image:
+            description: Reference with tag.
+            type: str
+            required: true
+          component:
+            description: The component that needs it.
+            type: str
+            required: true
+  components:
+    description: The components that the site installs. What others alone need is left out.
+    type: list
+    elements: str
+    default: []
   stamp:
     description: File that remembers hashes. Without it, C(.<name>.stamp.json) beside the bundle.
     type: path
@@ -176,13 +201,22 @@ _ARTIFACT_SPEC: dict[str, dict[str, Any]] = {
     "image": {"type": "str", "default": ""},
     "digest": {"type": "str", "default": ""},
     "images": {"type": "list", "elements": "str", "default": []},
+    "component": {"type": "str", "default": ""},
+}
+_UNPINNED_SPEC: dict[str, dict[str, Any]] = {
+    "image": {"type": "str", "required": True},
+    "component": {"type": "str", "required": True},
 }
 
 
 def fill(params: dict[str, Any], bundle: Path, stamp: Stamp, check: bool) -> dict[str, Any]:
     """`state: present`; the module's result. Raises SlipwayError."""
     release = params["release"]
-    artifacts = [Artifact(**{**item, "images": tuple(item["images"])}) for item in release["artifacts"]]
+    artifacts = [
+        Artifact(**{**item, "images": tuple(item["images"])})
+        for item in release["artifacts"]
+        if item["component"] in ("", *params["components"])
+    ]
     filler = Filler(
         bundle,
         stamp,
@@ -221,8 +255,10 @@ def main() -> None:
                     "versions": {"type": "dict", "default": {}},
                     "images": {"type": "dict", "default": {}},
                     "artifacts": {"type": "list", "elements": "dict", "required": True, "options": _ARTIFACT_SPEC},
+                    "unpinned": {"type": "list", "elements": "dict", "default": [], "options": _UNPINNED_SPEC},
                 },
             },
+            "components": {"type": "list", "elements": "str", "default": []},
             "stamp": {"type": "path"},
             "retries": {"type": "int", "default": 5},
             "timeout": {"type": "float", "default": 30},
@@ -239,6 +275,16 @@ def main() -> None:
         if module.params["state"] == "present":
             with locked(bundle):
                 result = fill(module.params, bundle, stamp, module.check_mode)
+            unpinned = [
+                item
+                for item in module.params["release"]["unpinned"]
+                if item["component"] in module.params["components"]
+            ]
+            if unpinned:
+                images = ", ".join(item["image"] for item in unpinned)
+                module.warn(
+                    f"not in the bundle, as nobody publishes their digests; nodes must reach the registries of: {images}"
+                )
         else:
             result = check_files(bundle, stamp)
     except (SlipwayError, OSError) as error:

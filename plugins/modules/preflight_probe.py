@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: preflight_probe
 short_description: Look at a machine before anything is installed on it
 description:
-  - Reads operating system, kernel features, cgroups, memory, disks, ports, clock, names, and which Kubernetes is installed.
+  - Reads operating system, kernel features, cgroups, memory, disks, ports, clock, names, GPUs, and which Kubernetes is installed.
   - Changes nothing. Needs root for the names of processes that hold ports.
   - Its action part adds how far the node's clock is off the controller's.
 options:
@@ -21,6 +21,10 @@ options:
     type: list
     elements: str
     default: []
+  hardware_root:
+    description: Directory below which GPUs and their driver show themselves. Another than C(/) stands for them in a lab.
+    type: path
+    default: /
 attributes:
   check_mode:
     support: full
@@ -60,6 +64,8 @@ clock:
   type: dict
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.probe import probe
 
@@ -69,10 +75,13 @@ def main() -> None:
         argument_spec={
             "disk_paths": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "str", "default": []},
+            "hardware_root": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, probe=probe(module.params["disk_paths"], module.params["ports"]))
+    params = module.params
+    found = probe(params["disk_paths"], params["ports"], Path(params["hardware_root"]))
+    module.exit_json(changed=False, probe=found)
 
 
 if __name__ == "__main__":

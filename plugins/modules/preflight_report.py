@@ -45,6 +45,11 @@ options:
     description: Directory of the bundle.
     type: path
     required: true
+  components:
+    description: The components that the site installs.
+    type: list
+    elements: str
+    default: []
   report:
     description: File for the report.
     type: path
@@ -96,6 +101,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import bundle as bundles
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.files import write_atomically
+from ansible.module_utils.slipway.gpus import Declared, declare
 from ansible.module_utils.slipway.preflight import (
     CONTROLLER,
     Node,
@@ -110,8 +116,8 @@ from ansible.module_utils.slipway.preflight import (
 from ansible.module_utils.slipway.variables import judge_values, judge_variables, load_known
 
 
-def judge_bundle(path: Path) -> tuple[Release, list[Problem]]:
-    """Verify the bundle; what it says of the release, and a problem for each thing wrong with it."""
+def judge_bundle(path: Path, charts: list[str]) -> tuple[Release, list[Problem]]:
+    """Verify the bundle; what it says of the release, and a problem for each thing wrong with it or missing of `charts`."""
 
     def problem(found: str) -> Problem:
         wanted = "the files that bundle.yml lists"
@@ -124,18 +130,32 @@ def judge_bundle(path: Path) -> tuple[Release, list[Problem]]:
         return Release(), [problem(str(error))]
     faults = bundles.verify(path, manifest["artifacts"], stamp)
     stamp.save()
+    there = [item["name"] for item in manifest["artifacts"] if item["kind"] == "chart"]
+    faults += [f"{path}: there is no chart {chart}, which this site needs" for chart in charts if chart not in there]
     release = Release(str(manifest["arch"]), str(manifest["versions"].get("k3s", "")))
     return release, [problem(fault) for fault in faults]
 
 
+def read_node(item: dict[str, Any]) -> Node:
+    """A host as the action part describes it."""
+    try:
+        gpus = declare(item.get("gpus", {}))
+    except SlipwayError:
+        # That value is a problem of its own in the report.
+        gpus = Declared()
+    return Node(**{**item, "kubelet_args": tuple(item.get("kubelet_args", ())), "gpus": gpus})
+
+
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """The module's result. Raises SlipwayError when the report itself cannot be made."""
-    nodes = [Node(**{**item, "kubelet_args": tuple(item.get("kubelet_args", ()))}) for item in params["nodes"]]
+    nodes = [read_node(item) for item in params["nodes"]]
     try:
         requirements = Requirements(**params["requirements"])
     except TypeError as error:
         raise SlipwayError(f"requirements: {error}") from error
-    release, problems = judge_bundle(Path(params["bundle"]).resolve())
+    needs_operator = "gpu_operator" in params["components"] and any(node.gpus.gpus for node in nodes)
+    charts = ["gpu-operator"] if needs_operator else []
+    release, problems = judge_bundle(Path(params["bundle"]).resolve(), charts)
     known = load_known(Path(params["roles"]), Path(params["site_defaults"]))
     sources = [Path(source) for source in params["sources"]]
     problems += judge_variables(params["variables"], known, sources)
@@ -173,6 +193,7 @@ def main() -> None:
             "roles": {"type": "path", "required": True},
             "site_defaults": {"type": "path", "required": True},
             "bundle": {"type": "path", "required": True},
+            "components": {"type": "list", "elements": "str", "default": []},
             "report": {"type": "path", "required": True},
         },
         supports_check_mode=True,

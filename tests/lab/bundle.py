@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.lab import debian, gobuild, images, training
+from tests.lab import debian, devices, gobuild, images, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
 from tests.lab.process import LabError, run
 
@@ -161,6 +161,11 @@ class Plan:
         return training.image()
 
     @cached_property
+    def gpu_operator(self) -> images.Built:
+        """The image of the GPU operator's stand-in."""
+        return devices.image()
+
+    @cached_property
     def key(self) -> str:
         """Hash of the whole bundle."""
         words = [
@@ -170,6 +175,8 @@ class Plan:
             self.minio.key,
             self.minio_version,
             self.epos.key,
+            self.gpu_operator.key,
+            devices.chart_version(),
             project_version(),
         ]
         return hash_inputs("bundle", *words, files=[Path(__file__)])
@@ -189,6 +196,18 @@ class Plan:
             pack(source, "minio", draft / f"minio-{version}.tgz")
 
         return next(cache.entry("chart", "minio", hash_inputs("chart", self.minio_version), make).iterdir())
+
+    def gpu_chart(self, cache: Cache) -> Path:
+        """The chart of the GPU operator's stand-in, as an archive with always the same bytes, in a folder of its own."""
+        version = devices.chart_version()
+
+        def make(draft: Path) -> None:
+            draft.mkdir()
+            with cache.workdir() as work:
+                devices.copy_chart(work / "chart")
+                pack(work / "chart", "gpu-operator", draft / f"gpu-operator-{version}.tgz")
+
+        return next(cache.entry("chart", "gpu-operator", hash_inputs("chart", version), make).iterdir())
 
 
 def pack(source: Path, top: str, target: Path) -> None:
@@ -303,9 +322,11 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
         plan.standin.test(cache)
         packaged = archive(cache, "k3s", plan.packaged)
         minio = archive(cache, "minio", [plan.minio])
-        chart = plan.chart(cache)
+        chart, gpu_chart = plan.chart(cache), plan.gpu_chart(cache)
+        gpu_operator = plan.gpu_operator.archive(cache)
         epos_archive = epos.result()
     chart_version = chart.stem.removeprefix("minio-")
+    gpu_version = devices.chart_version()
     helm_version = HELM.version
     draft.mkdir()
     place(
@@ -316,7 +337,9 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "images/k3s.tar": packaged,
             "images/minio.tar": minio,
             "images/epos.tar": epos_archive,
+            "images/gpu_operator.tar": gpu_operator,
             f"charts/{chart.name}": chart,
+            f"charts/{gpu_chart.name}": gpu_chart,
         },
         draft,
     )
@@ -327,8 +350,22 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
         "release": release_name(),
         "origin": "lab",
         "arch": "amd64",
-        "versions": {"k3s": k3s_version, "helm": helm_version, "minio": minio_tag, "epos": epos_version},
-        "images": {"minio": plan.minio.reference, "epos": plan.epos.reference, "busybox": busybox_image.reference},
+        "versions": {
+            "k3s": k3s_version,
+            "helm": helm_version,
+            "minio": minio_tag,
+            "gpu_operator": gpu_version,
+            "epos": epos_version,
+        },
+        "images": {
+            "minio": plan.minio.reference,
+            # One stand-in for the operator, its device plugin and the image of its check.
+            "gpu_operator": plan.gpu_operator.reference,
+            "gpu_device_plugin": plan.gpu_operator.reference,
+            "gpu_validator": plan.gpu_operator.reference,
+            "epos": plan.epos.reference,
+            "busybox": busybox_image.reference,
+        },
         "artifacts": describe(
             draft,
             [
@@ -342,6 +379,14 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
                 {"path": "images/minio.tar", "kind": "images", "name": "minio", "version": minio_tag, "images": [plan.minio.reference]},
                 {"path": "images/epos.tar", "kind": "images", "name": "epos", "version": epos_version, "images": [plan.epos.reference]},
                 {"path": f"charts/{chart.name}", "kind": "chart", "name": "minio", "version": chart_version},
+                {
+                    "path": "images/gpu_operator.tar", "kind": "images", "name": "gpu-operator", "version": gpu_version,
+                    "component": "gpu_operator", "images": [plan.gpu_operator.reference],
+                },
+                {
+                    "path": f"charts/{gpu_chart.name}", "kind": "chart", "name": "gpu-operator", "version": gpu_version,
+                    "component": "gpu_operator",
+                },
             ],
         ),
     }  # fmt: skip

@@ -31,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--inventory", type=Path, help="default: inventories/<site>/hosts.yml")
         if verb == "fault":
             command.add_argument("node")
-            command.add_argument("fault", choices=sorted(faults.FAULTS))
+            command.add_argument("fault", choices=sorted({**faults.FAULTS, **faults.GPU_FAULTS}))
+            command.add_argument("gpu", type=int, nargs="?", help=f"a GPU's number, for {', '.join(faults.GPU_FAULTS)}")
+            command.add_argument("--reason", default="fallen off the bus", help="what ails the GPU (%(default)s)")
     command = verbs.add_parser("down", help="remove a site: containers, volumes, network, state")
     command.add_argument("--site", required=True)
     return top
@@ -66,6 +68,8 @@ def main(words: list[str]) -> int:
                 states = nodes.container_states(site)
                 for node, address in site.nodes.items():
                     print(f"{node}\t{address}\t{states.get(node, 'absent')}")
+            case "fault" if arguments.fault in faults.GPU_FAULTS:
+                faults.inject_gpu(_site(arguments), arguments.node, arguments.fault, arguments.gpu, arguments.reason)
             case "fault":
                 faults.inject(_site(arguments), arguments.node, arguments.fault)
     except LabError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.lab import hardware
 from tests.lab.nodes import podman
 from tests.lab.process import LabError, run
 from tests.lab.site import Site
@@ -20,6 +21,30 @@ def inject(site: Site, node: str, fault: str) -> None:
         LabError: no such node, or its state does not allow it.
     """
     FAULTS[fault](site.container(node))
+
+
+def inject_gpu(site: Site, node: str, fault: str, index: int | None, reason: str) -> None:
+    """Apply the fault named `fault` to one simulated GPU of a node.
+
+    Args:
+        index: number of the GPU on the node.
+        reason: what shall ail it, one line.
+
+    Raises:
+        LabError: no such node or GPU, or the node's state does not allow it.
+    """
+    container = site.container(node)
+    if index is None or not 0 <= index < site.gpus[node]:
+        raise LabError(f"{fault}: node {node} has {site.gpus[node]} GPUs, numbered from 0; {index} is none of them")
+    GPU_FAULTS[fault](container, f"{hardware.ROOT}/{hardware.FAULTS}/{hardware.gpu_uuid(node, index)}", reason)
+
+
+def _break_gpu(container: str, file: str, reason: str) -> None:
+    podman("exec", "--interactive", container, "sh", "-c", 'cat >"$0"', file, stdin=f"{reason}\n")
+
+
+def _mend_gpu(container: str, file: str, reason: str) -> None:
+    podman("exec", container, "rm", "-f", file)
 
 
 def _cable(container: str) -> str:
@@ -60,3 +85,4 @@ FAULTS: dict[str, Callable[[str], object]] = {
     "fill-disk": _fill_disk,
     "free-disk": lambda container: podman("exec", container, "rm", "-f", FILLER),
 }
+GPU_FAULTS: dict[str, Callable[[str, str, str], None]] = {"break-gpu": _break_gpu, "mend-gpu": _mend_gpu}

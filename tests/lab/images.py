@@ -109,13 +109,21 @@ def base() -> Built:
     return Built("base", key, make)
 
 
-def derived(name: str, parent: Built, key: str, recipe: Path, prepare: Callable[[Path], None]) -> Built:
+def derived(
+    name: str,
+    parent: Built,
+    key: str,
+    recipe: Path,
+    prepare: Callable[[Path], None],
+    arguments: Mapping[str, str] | None = None,
+) -> Built:
     """An image whose recipe starts with `FROM ${BASE}`.
 
     Args:
         parent: what stands for BASE.
         key: hash of its inputs, the parent aside.
         prepare: fills the build context, an empty folder; called only when the image must be built.
+        arguments: further build arguments of the recipe.
     """
 
     def make(cache: Cache, image: str, draft: Path) -> None:
@@ -124,7 +132,7 @@ def derived(name: str, parent: Built, key: str, recipe: Path, prepare: Callable[
             prepare(context)
             with cache.lock("podman"), passing(image, parent.reference):
                 load(start, parent.reference)
-                build(recipe, context, image, {"BASE": parent.reference})
+                build(recipe, context, image, {"BASE": parent.reference, **(arguments or {})})
                 save([image], draft)
 
     return Built(name, hash_inputs(name, key, parent.key), make)

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.lab import images, residue
+from tests.lab import hardware, images, residue
 from tests.lab.cache import Cache, say
 from tests.lab.process import LabError, run
 from tests.lab.site import Site
@@ -67,6 +67,7 @@ def up(site: Site, cache: Cache) -> None:
     write_known_hosts(site)
     for node in site.nodes:
         check_login(site, node)
+        write_hardware(site, node)
 
 
 def down(name: str, state: Path, cache: Cache) -> None:
@@ -259,6 +260,13 @@ def check_login(site: Site, node: str) -> None:
         LabError: one of the two is refused.
     """
     run([*ssh_words(site, node), "sudo", "--non-interactive", "true"])
+
+
+def write_hardware(site: Site, node: str) -> None:
+    """Give a node the simulated GPUs that the inventory says, under hardware.ROOT."""
+    program = Path(hardware.__file__).read_text()
+    count = str(site.gpus[node])
+    podman("exec", "--interactive", site.container(node), "python3", "-", node, count, stdin=program)
 
 
 def use_own_settings() -> None:

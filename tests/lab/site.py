@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.cache import PROJECT
+from tests.lab.hardware import MAX_GPUS
 from tests.lab.process import LabError, run
 
 CLUSTER = "k3s_cluster"
@@ -20,11 +21,12 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class Site:
-    """A site's name, its nodes as name -> IPv4 address in inventory order, and the folder of its state."""
+    """A site's name, its nodes as name -> IPv4 address in inventory order, the folder of its state, simulated GPUs by node."""
 
     name: str
     nodes: dict[str, ipaddress.IPv4Address]
     state: Path
+    gpus: dict[str, int]
 
     @property
     def network(self) -> str:
@@ -109,6 +111,7 @@ def site_of(name: str, listed: dict[str, Any], inventory: Path) -> Site:
         raise LabError(f"{inventory}: no group {CLUSTER}")
     variables = listed["_meta"]["hostvars"]
     nodes: dict[str, ipaddress.IPv4Address] = {}
+    gpus: dict[str, int] = {}
     for host in _members(listed, CLUSTER):
         key = f"{inventory}: {host}.ansible_host"
         if not NAME.fullmatch(host):
@@ -123,9 +126,10 @@ def site_of(name: str, listed: dict[str, Any], inventory: Path) -> Site:
         if address in nodes.values():
             raise LabError(f"{key}: {address} is used twice")
         nodes[host] = address
+        gpus[host] = _gpus(variables[host].get("lab_gpus", 0), f"{inventory}: {host}.lab_gpus")
     if not nodes:
         raise LabError(f"{inventory}: group {CLUSTER} has no hosts")
-    site = Site(name, nodes, state_folder(name))
+    site = Site(name, nodes, state_folder(name), gpus)
     for host, address in nodes.items():
         if address not in site.subnet:
             raise LabError(
@@ -134,6 +138,13 @@ def site_of(name: str, listed: dict[str, Any], inventory: Path) -> Site:
         if address in (site.subnet[0], site.gateway, site.subnet[-1]):
             raise LabError(f"{inventory}: {host}.ansible_host: {address} is taken by the network itself")
     return site
+
+
+def _gpus(value: Any, key: str) -> int:
+    """The number of simulated GPUs that an inventory says; `key` is named in the message. Raises LabError."""
+    if type(value) is not int or not 0 <= value <= MAX_GPUS:
+        raise LabError(f"{key}: {value!r} is not a number from 0 to {MAX_GPUS}")
+    return value
 
 
 def _members(listed: dict[str, Any], group: str) -> list[str]:

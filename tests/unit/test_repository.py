@@ -25,18 +25,19 @@ def pins(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", text, re.MULTILINE))
 
 
-def test_lab_contains_control() -> None:
-    """The tests run on the versions that a site's controller runs on."""
-    lab, control = pins("lab"), pins("control")
-    assert control
-    assert {name: version for name, version in control.items() if lab.get(name) != version} == {}
+@pytest.mark.parametrize("name", ["control", "devices"])
+def test_lab_contains(name: str) -> None:
+    """The tests run on the versions that a site's controller and the stand-in's image run on."""
+    lab, part = pins("lab"), pins(name)
+    assert part
+    assert {package: version for package, version in part.items() if lab.get(package) != version} == {}
 
 
-@pytest.mark.parametrize("name", ["control", "lab", "pipelines"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "requirements").glob("*.txt")))
 def test_locks_have_hashes_and_no_addresses(name: str) -> None:
     """Each pinned package carries hashes; where it comes from is the machine's own setting."""
     text = (PROJECT / "requirements" / f"{name}.txt").read_text()
-    assert text.count("\n    --hash=sha256:") >= len(pins(name)) > 5
+    assert text.count("\n    --hash=sha256:") >= len(pins(name)) > 2
     assert "://" not in text
     assert "--index-url" not in text
 

@@ -49,6 +49,7 @@ class Artifact:
     image: str = ""
     digest: str = ""
     images: tuple[str, ...] = field(default=())
+    component: str = ""
 
     @property
     def source(self) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible.module_utils.slipway.gpus import Declared
+
 Probe = Mapping[str, Any]
 CONTROLLER = "controller"
 
@@ -50,7 +52,7 @@ class Node:
 
     `failure` says why there is no probe. A host that was not `asked` (left out by --limit) counts for the inventory only.
     `offset` and `error` are seconds of the clock against the controller's, None where unknown.
-    `kubelet_args` are the node's kubelet-arg entries, `backend` its flannel backend.
+    `kubelet_args` are the node's kubelet-arg entries, `backend` its flannel backend, `gpus` what is declared of its GPUs.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Node:
     error: float = 0.0
     kubelet_args: tuple[str, ...] = ()
     backend: str = "vxlan"
+    gpus: Declared = field(default_factory=Declared)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def judge(nodes: Sequence[Node], want: Requirements, release: Release) -> list[P
     """All problems of all nodes and of the inventory, errors first, then by node."""
     problems = judge_inventory(nodes, want)
     for node in nodes:
+        problems += _judge_declaration(node)
         if node.probe is not None:
             problems += judge_node(node, node.probe, want, release)
         elif node.asked:
@@ -163,7 +167,7 @@ def judge_node(node: Node, probe: Probe, want: Requirements, release: Release) -
     def add(severity: str, check: str, found: str, wanted: str, remedy: str) -> None:
         problems.append(Problem(severity, node.name, check, found, wanted, remedy))
 
-    for judge_part in (_judge_system, _judge_kernel, _judge_size, _judge_network, _judge_k3s):
+    for judge_part in (_judge_system, _judge_kernel, _judge_size, _judge_network, _judge_k3s, _judge_gpus):
         judge_part(node, probe, want, release, add)
     return problems
 
@@ -283,6 +287,87 @@ def _judge_k3s(node: Node, probe: Probe, want: Requirements, release: Release, a
         add("warning", "k3s", "an earlier run was interrupted here", "a finished one", "this run continues it")
 
 
+def _judge_declaration(node: Node) -> list[Problem]:
+    """What is declared of a node's GPUs and cannot be."""
+    wanted, remedy = "a declaration that can be met", "correct it in the inventory"
+    return [Problem("error", node.name, "gpus", fault, wanted, remedy) for fault in node.gpus.faults()]
+
+
+def _judge_gpus(node: Node, probe: Probe, want: Requirements, release: Release, add: Add) -> None:
+    found, declared = probe["gpu"], node.gpus
+    number = len(found["devices"])
+    if number != declared.gpus:
+        counted = f"{_count(number, 'NVIDIA GPU')} on the PCI bus"
+        if not declared.gpus:
+            remedy = f"gpu_operator_gpus: {number} for this host, if they are to be used"
+            add("warning", "gpus", counted, "none, as none is declared", remedy)
+            return
+        remedy = f"look for them: lspci -nn -d 10de: ; or gpu_operator_gpus: {number} for this host"
+        add("error", "gpus", counted, f"{declared.gpus}, as declared", remedy)
+    if not declared.gpus:
+        return
+    if found["nouveau"]:
+        remedy = (
+            "printf 'blacklist nouveau\noptions nouveau modeset=0\n' > /etc/modprobe.d/blacklist-nouveau.conf && "
+            f"{_INITRAMFS.get(probe['os']['id'], 'dracut --force')} && reboot"
+        )
+        add("error", "gpus", "the kernel module nouveau holds the GPUs", "not loaded", remedy)
+    _judge_driver(probe, declared, add)
+
+
+# How a distribution makes its initial file system anew; all others with dracut.
+_INITRAMFS = {"debian": "update-initramfs -u", "ubuntu": "update-initramfs -u"}
+
+
+def _judge_driver(probe: Probe, declared: Declared, add: Add) -> None:
+    found, kernel = probe["gpu"], probe["kernel"]
+    debian = probe["os"]["id"] in _INITRAMFS
+    headers = f"apt-get install linux-headers-{kernel}" if debian else f"dnf install kernel-devel-{kernel}"
+    if found["host_driver"] and declared.driver == "operator":
+        remedy = f"gpu_operator_driver: host; or {'apt-get' if debian else 'dnf'} remove '*nvidia*' && reboot"
+        add("error", "gpu driver", "the host has one, so the operator builds none", "none on the host", remedy)
+    elif found["host_driver"]:
+        _judge_host_driver(probe, headers, add)
+    elif declared.driver == "host":
+        add(
+            "error",
+            "gpu driver",
+            "no nvidia-smi",
+            "the host's own driver",
+            "install it; or gpu_operator_driver: operator",
+        )
+    else:
+        if found["secure_boot"]:
+            remedy = "install the distribution's signed driver; or: mokutil --disable-validation && reboot"
+            add("error", "gpu driver", "Secure Boot is on", "off: what the operator builds is not signed", remedy)
+        if not found["headers"]:
+            wanted = "those of a kernel that the distribution still offers, as the operator's build fetches them"
+            remedy = f"{headers}; if that finds none, upgrade the kernel and reboot"
+            add("warning", "gpu driver", f"no headers of kernel {kernel}", wanted, remedy)
+
+
+def _judge_host_driver(probe: Probe, headers: str, add: Add) -> None:
+    """A driver of the host: loaded, and of the same version as its libraries."""
+    found, kernel = probe["gpu"], probe["kernel"]
+    if not found["loaded"]:
+        if found["module"]:
+            hint = (
+                "mokutil --list-new: its key must be enrolled, as Secure Boot is on; " if found["secure_boot"] else ""
+            )
+            remedy = f"{hint}modprobe nvidia; dmesg | grep -i nvrm"
+            add("error", "gpu driver", "the host's driver is not loaded", "loaded", remedy)
+        else:
+            build = "dkms autoinstall && modprobe nvidia"
+            remedy = build if found["headers"] else f"{headers} && {build}"
+            add(
+                "error", "gpu driver", f"the host's driver was not built for kernel {kernel}", "a module for it", remedy
+            )
+    elif found["libraries"] and found["loaded"] not in found["libraries"]:
+        versions = ", ".join(found["libraries"])
+        remedy = "reboot, as the driver was upgraded while it was in use"
+        add("error", "gpu driver", f"module {found['loaded']}, libraries {versions}", "the same version", remedy)
+
+
 def _judge_unique(nodes: Sequence[Node], key: str, remedy: str) -> list[Problem]:
     holders: dict[str, list[str]] = {}
     for node in nodes:
@@ -358,4 +443,6 @@ def summary_line(node: Node) -> str:
         f"cgroup v{probe['cgroup']['version']}",
         f"k3s: {probe['k3s']['state']}",
     ]
+    if number := len(probe["gpu"]["devices"]):
+        parts.append(_count(number, "GPU"))
     return f"{node.role:6}  " + ", ".join(parts)

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible.module_utils.slipway.gpu_probe import gpu_probe
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -264,8 +266,10 @@ def k3s(root: Path) -> dict[str, Any]:
     return {"state": "ours", **result}
 
 
-def probe(disk_paths: Iterable[str], port_list: Iterable[str], root: Path = Path("/")) -> dict[str, Any]:
-    """Everything that preflight wants to know of this machine."""
+def probe(
+    disk_paths: Iterable[str], port_list: Iterable[str], hardware: Path = Path("/"), root: Path = Path("/")
+) -> dict[str, Any]:
+    """Everything that preflight wants to know of this machine; GPUs show themselves below `hardware`."""
     release = platform.release()
     memory = meminfo(root)
     hostname = socket.gethostname()
@@ -291,4 +295,5 @@ def probe(disk_paths: Iterable[str], port_list: Iterable[str], root: Path = Path
         "time": time.time(),
         "root": os.geteuid() == 0,
         "k3s": k3s(root),
+        "gpu": gpu_probe(hardware, release),
     }

@@ -196,7 +196,7 @@ def evidence(kube: Kube, waiting: Sequence[Waiting], namespaces: Iterable[str], 
             lines.append(f"  {pod['metadata']['name']} on {pod['spec'].get('nodeName', 'no node')}: {pod_fault(pod)}")
         lines += _event_lines(namespace, [event for event in events if not _about(event, well)])
         for pod in pods[:PODS]:
-            lines += _logs(kube, namespace, pod)
+            lines += log_lines(kube, namespace, pod)
     return "\n".join([*lines, f"Next: {next_step}"])
 
 
@@ -264,11 +264,13 @@ def _event_lines(namespace: str, events: Sequence[Json]) -> list[str]:
     return lines
 
 
-def _logs(kube: Kube, namespace: str, pod: Json) -> list[str]:
-    """The last lines of each faulty container, of its last life where the present one has not begun."""
+def log_lines(kube: Kube, namespace: str, pod: Json, only_faulty: bool = True) -> list[str]:
+    """The last lines of each (faulty) container, of its last life where the present one has not begun."""
     lines: list[str] = []
     for container in _container_states(pod):
-        if not container_fault(container) or not (container.get("restartCount") or container.get("containerID")):
+        if only_faulty and not container_fault(container):
+            continue
+        if not (container.get("restartCount") or container.get("containerID")):
             continue
         name = container["name"]
         query = {"container": name, "tailLines": str(LOG_LINES)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.lab import bundle, debian, gobuild, images, training
+from tests.lab import bundle, debian, devices, gobuild, images, training
 from tests.lab.cache import Cache
 from tests.lab.process import LabError
 
@@ -90,6 +91,39 @@ def test_chart_archive_is_reproducible(tmp_path: Path) -> None:
         assert packed.getnames() == ["x/Chart.yaml", "x/templates/a.yaml"]
 
 
+def test_chart_of_the_gpu_standin_has_its_content_in_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = tmp_path / "chart"
+    shutil.copytree(devices.CHART, chart)
+    monkeypatch.setattr(devices, "CHART", chart)
+    version = devices.chart_version()
+    packed = bundle.Plan().gpu_chart(Cache(tmp_path / "cache"))
+    assert packed.name == f"gpu-operator-{version}.tgz"
+    with tarfile.open(packed) as files:
+        file = files.extractfile("gpu-operator/Chart.yaml")
+        assert file is not None
+        assert yaml.safe_load(file.read())["version"] == version
+        assert "gpu-operator/templates/daemonset.yaml" in files.getnames()
+    (chart / "values.yaml").write_text("{}\n")
+    assert devices.chart_version() != version
+
+
+def test_build_context_of_the_gpu_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(devices.wheels, "install", lambda lock, target: installed.append((lock, target)))
+    devices.prepare(tmp_path)
+    assert installed == [(devices.LOCK, tmp_path / "site-packages")]
+    assert (tmp_path / "gpu_operator/__main__.py").is_file()
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_bundle_changes_with_the_gpu_standin(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = bundle.Plan().key
+    monkeypatch.setattr(devices, "chart_version", lambda: "2")
+    assert bundle.Plan().key != before
+
+
 def test_release_without_a_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "release.yml"
     monkeypatch.setattr(bundle, "RELEASE", file)
@@ -149,3 +183,29 @@ def test_the_training_image_joins_a_downloaded_bundle(tmp_path: Path, monkeypatc
     assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
     assert manifest["artifacts"][1]["built"] is True
     assert (folder / "images/epos.tar").read_bytes() == b"image"
+
+
+def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "made"
+    made.write_bytes(b"x")
+    (tmp_path / "minio-5.tgz").write_bytes(b"x")
+    monkeypatch.setattr(gobuild.Program, "build", lambda self, cache: made)
+    monkeypatch.setattr(gobuild.Standin, "build", lambda self, cache: made)
+    monkeypatch.setattr(gobuild.Standin, "test", lambda self, cache: made)
+    monkeypatch.setattr(images.Built, "archive", lambda self, cache: made)
+    monkeypatch.setattr(bundle, "archive", lambda cache, name, members: made)
+    monkeypatch.setattr(bundle.Plan, "chart", lambda self, cache: tmp_path / "minio-5.tgz")
+    plan, folder = bundle.Plan(), tmp_path / "bundle"
+    bundle._assemble(Cache(tmp_path / "cache"), plan, folder)
+    manifest = yaml.safe_load((folder / "bundle.yml").read_text())
+    reference = plan.gpu_operator.reference
+    assert {name for name, image in manifest["images"].items() if image == reference} == {
+        "gpu_operator", "gpu_device_plugin", "gpu_validator",
+    }  # fmt: skip
+    parts = {entry["path"]: entry for entry in manifest["artifacts"] if entry.get("component") == "gpu_operator"}
+    chart = f"charts/gpu-operator-{devices.chart_version()}.tgz"
+    assert set(parts) == {"images/gpu_operator.tar", chart}
+    assert parts["images/gpu_operator.tar"]["images"] == [reference]
+    assert (parts[chart]["kind"], parts[chart]["name"]) == ("chart", "gpu-operator")
+    assert all((folder / entry["path"]).is_file() for entry in manifest["artifacts"])
+    assert manifest["versions"]["gpu_operator"] == devices.chart_version()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import cli, faults, nodes
+from tests.lab import cli, faults, hardware, nodes
 from tests.lab.process import LabError, run
 from tests.lab.site import Site, site_of
 
@@ -17,11 +17,13 @@ from tests.lab.site import Site, site_of
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     listed = {
-        "_meta": {"hostvars": {"s1": {"ansible_host": "10.9.0.11"}, "a1": {"ansible_host": "10.9.0.12"}}},
+        "_meta": {
+            "hostvars": {"s1": {"ansible_host": "10.9.0.11"}, "a1": {"ansible_host": "10.9.0.12", "lab_gpus": 2}}
+        },
         "k3s_cluster": {"hosts": ["s1", "a1"]},
     }
     read = site_of("x", listed, Path("hosts.yml"))
-    return Site(read.name, read.nodes, tmp_path)
+    return Site(read.name, read.nodes, tmp_path, read.gpus)
 
 
 class Podman:
@@ -90,11 +92,37 @@ def test_ssh_checks_host_keys(site: Site) -> None:
 def test_every_fault_can_be_undone() -> None:
     undo = {"stop": "start", "kill": "start", "pause": "unpause", "isolate": "reconnect", "fill-disk": "free-disk"}
     assert set(faults.FAULTS) == set(undo) | set(undo.values())
+    assert set(faults.GPU_FAULTS) == {"break-gpu", "mend-gpu"}
 
 
 def test_fault_on_an_unknown_node_is_refused(site: Site) -> None:
     with pytest.raises(LabError, match="has no node 'b'"):
         faults.inject(site, "b", "stop")
+
+
+def test_gpus_are_written_by_a_program_that_runs_on_the_node(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    podman = Podman({})
+    monkeypatch.setattr(nodes, "run", podman)
+    nodes.write_hardware(site, "a1")
+    assert podman.commands == ["podman exec --interactive slipway-x-a1 python3 - a1 2"]
+
+
+def test_a_gpu_breaks_and_is_mended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    podman = Podman({})
+    monkeypatch.setattr(nodes, "run", podman)
+    faults.inject_gpu(site, "a1", "break-gpu", 1, "too hot")
+    faults.inject_gpu(site, "a1", "mend-gpu", 1, "")
+    file = f"/var/lib/lab-hardware/faults/{hardware.gpu_uuid('a1', 1)}"
+    assert podman.commands == [
+        f'podman exec --interactive slipway-x-a1 sh -c cat >"$0" {file}',
+        f"podman exec slipway-x-a1 rm -f {file}",
+    ]
+
+
+@pytest.mark.parametrize("index", [None, -1, 2])
+def test_fault_of_a_gpu_that_is_not_there_is_refused(site: Site, index: int | None) -> None:
+    with pytest.raises(LabError, match=f"break-gpu: node a1 has 2 GPUs, numbered from 0; {index} is none"):
+        faults.inject_gpu(site, "a1", "break-gpu", index, "")
 
 
 def test_error_of_a_program_shows_its_end() -> None:

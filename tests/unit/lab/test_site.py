@@ -29,10 +29,11 @@ def test_reads_an_inventory_as_ansible_does(tmp_path: Path) -> None:
     file.write_text(
         "all: {vars: {ansible_user: ops}}\n"
         "k3s_cluster: {children: {server: {hosts: {s1: {ansible_host: 10.9.0.11}}}, agent: {}}}\n"
-        "agent: {hosts: {a1: {ansible_host: 10.9.0.12}}}\n"
+        "agent: {hosts: {a1: {ansible_host: 10.9.0.12, lab_gpus: 2}}}\n"
     )
     site = read_site("x", file)
     assert site.nodes == {"s1": ipaddress.IPv4Address("10.9.0.11"), "a1": ipaddress.IPv4Address("10.9.0.12")}
+    assert site.gpus == {"s1": 0, "a1": 2}
     assert str(site.subnet) == "10.9.0.0/24"
     assert str(site.gateway) == "10.9.0.1"
     assert site.network == "slipway-x"
@@ -58,6 +59,14 @@ def test_reads_an_inventory_as_ansible_does(tmp_path: Path) -> None:
 def test_bad_hosts_are_named(addresses: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
         site_of("x", listed(**addresses), FILE)
+
+
+@pytest.mark.parametrize("gpus", ["2", -1, 65, True, "{{ 1 }}"])
+def test_bad_number_of_gpus_is_named(gpus: Any) -> None:
+    bad = listed(a1="10.9.0.5")
+    bad["_meta"]["hostvars"]["a1"]["lab_gpus"] = gpus
+    with pytest.raises(LabError, match=r"hosts\.yml: a1\.lab_gpus: .* is not a number from 0 to 64"):
+        site_of("x", bad, FILE)
 
 
 def test_missing_group_and_file_are_named(tmp_path: Path) -> None:

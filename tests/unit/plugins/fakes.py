@@ -46,11 +46,23 @@ class FakeKube:
     def _merge(self, path: str, body: Json) -> Json:
         self.writes.append(path)
         item = self.objects[path]
-        item["metadata"].setdefault("labels", {}).update(body["metadata"].get("labels") or {})
+        version = int(item["metadata"]["resourceVersion"])
+        _merge_into(item, {key: value for key, value in body.items() if key != "stringData"})
         for key, value in (body.get("stringData") or {}).items():
             item["data"][key] = base64.b64encode(value.encode()).decode()
-        item["metadata"]["resourceVersion"] = str(int(item["metadata"]["resourceVersion"]) + 1)
+        item["metadata"]["resourceVersion"] = str(version + 1)
         return item
+
+
+def _merge_into(target: Json, patch: Json) -> None:
+    """RFC 7386: mappings are merged at every depth, null removes, all else replaces."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            _merge_into(target.setdefault(key, {}), value)
+        else:
+            target[key] = value
 
 
 def run_module(module: ModuleType, arguments: Json, check: bool = False) -> Json:

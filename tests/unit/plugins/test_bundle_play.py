@@ -63,14 +63,16 @@ def serve_release(releases: Releases) -> dict[str, Any]:
     return release
 
 
-def play(directory: Path, release: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def play(
+    directory: Path, release: dict[str, Any], inventory: Path = PROJECT / "inventories/lab"
+) -> subprocess.CompletedProcess[str]:
     variables = {"slipway_release": release, "slipway_bundle_dir": str(directory / "bundle")}
     (directory / "vars.json").write_text(json.dumps(variables))
     return subprocess.run(
         [
             "ansible-playbook",
             "-i",
-            str(PROJECT / "inventories/lab"),
+            str(inventory),
             str(PROJECT / "playbooks/bundle.yml"),
             "-e",
             "@vars.json",
@@ -116,3 +118,27 @@ def test_the_upstream_way(releases: Releases, tmp_path: Path) -> None:
     again = play(tmp_path, release)
     assert again.returncode == 0 and "changed=0" in again.stdout
     assert releases.requests == []
+
+
+def test_a_site_without_gpus_gets_nothing_of_the_operator(releases: Releases, tmp_path: Path) -> None:
+    release = serve_release(releases)
+    hosts = tmp_path / "hosts.yml"
+
+    def fill(gpus: object) -> tuple[list[str], str]:
+        host = {"gpu_operator_gpus": gpus} if gpus is not None else {}
+        hosts.write_text(yaml.safe_dump({"k3s_cluster": {"children": {"server": {"hosts": {"a": host}}}}}))
+        done = play(tmp_path, release, hosts)
+        assert done.returncode == 0, done.stdout
+        manifest = yaml.safe_load((tmp_path / "bundle/bundle.yml").read_text())
+        names = [artifact["name"] for artifact in manifest["artifacts"]]
+        return names, " ".join((done.stdout + done.stderr).split())
+
+    everything = [artifact["name"] for artifact in release["artifacts"]]
+    for none in (None, 0):
+        names, said = fill(none)
+        assert names == [name for name in everything if name != "gpu-operator"]
+        assert "nobody publishes their digests" not in said
+    names, said = fill(2)
+    assert names == everything
+    # The nodes get these themselves, which must not come as a surprise.
+    assert "nobody publishes their digests" in said and release["unpinned"][0]["image"] in said

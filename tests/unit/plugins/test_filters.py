@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 
-from filter.slipway import FilterModule, bundle_file, helm_objects, image_ref, merge_values
+from filter.gpus import sharing_configs
+from filter.slipway import FilterModule, bundle_file, chart_image, helm_objects, image_ref, merge_values
 
 
 def test_mappings_merge_at_every_depth_and_the_rest_is_replaced() -> None:
@@ -46,7 +48,8 @@ def test_what_is_no_image_reference(reference: str) -> None:
 
 
 def test_registered() -> None:
-    assert set(FilterModule().filters()) == {"merge_values", "image_ref", "bundle_file", "helm_objects"}
+    names = {"merge_values", "image_ref", "chart_image", "bundle_file", "helm_objects"}
+    assert set(FilterModule().filters()) == names
 
 
 def test_bundle_file_goes_into_a_folder_or_under_a_name() -> None:
@@ -67,3 +70,25 @@ def test_objects_of_a_release_carry_helms_marks() -> None:
     assert service["metadata"]["labels"] == {"app": "a", "app.kubernetes.io/managed-by": "Helm"}
     assert service["metadata"]["annotations"] == marks
     assert config["metadata"]["annotations"] == {"note": "kept", **marks}
+
+
+def test_images_for_charts_that_join_three_parts() -> None:
+    assert chart_image("nvcr.io/nvidia/gpu-operator:v1") == {
+        "repository": "nvcr.io/nvidia",
+        "image": "gpu-operator",
+        "version": "v1",
+    }
+    for reference in ("busybox:1", "nvcr.io/nvidia/gpu-operator"):
+        with pytest.raises(AnsibleFilterError, match="no repository or no tag"):
+            chart_image(reference)
+
+
+def test_sharing_configurations() -> None:
+    configs = sharing_configs([1, 16])
+    assert list(configs) == [f"share-{number}" for number in (*range(1, 9), 16)]
+    assert configs["share-1"] == "version: v1\n"
+    assert yaml.safe_load(configs["share-16"])["sharing"]["timeSlicing"] == {
+        "resources": [{"name": "nvidia.com/gpu", "replicas": 16}]
+    }
+    with pytest.raises(AnsibleFilterError, match="no number of pods"):
+        sharing_configs([0])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.slipway.gpus import Declared
 from ansible.module_utils.slipway.preflight import (
     PORTS,
     Node,
@@ -51,6 +52,16 @@ GOOD: dict[str, Any] = {
     "time": 0.0,
     "root": True,
     "k3s": {"state": "none", "found": []},
+    "gpu": {
+        "devices": [],
+        "nouveau": False,
+        "secure_boot": False,
+        "host_driver": False,
+        "libraries": [],
+        "loaded": "",
+        "module": False,
+        "headers": True,
+    },
 }
 
 
@@ -225,6 +236,127 @@ def test_table() -> None:
         "",
         "preflight: 1 error, 0 warnings",
     ]
+
+
+# GPUs
+
+
+HOST_DRIVER: dict[str, Any] = {"host_driver": True, "loaded": "595.91.07", "libraries": ["595.91.07"], "module": True}
+TWO = {"devices": ["0000:65:00.0", "0000:66:00.0"]}
+
+
+def gpu_node(declared: Declared, **gpu: Any) -> Node:
+    return replace(node(gpu={**TWO, **gpu}), gpus=declared)
+
+
+def test_good_gpu_nodes_have_no_problem() -> None:
+    assert lines(gpu_node(Declared(2))) == lines(gpu_node(Declared(2), **HOST_DRIVER)) == []
+    assert lines(gpu_node(Declared(2, driver="host"), **HOST_DRIVER)) == []
+    # Signed, as it is loaded.
+    assert lines(gpu_node(Declared(2), **HOST_DRIVER | {"secure_boot": True, "headers": False})) == []
+    assert summary_line(gpu_node(Declared(2))).endswith("k3s: none, 2 GPUs")
+
+
+@pytest.mark.parametrize(
+    ("declared", "gpu", "line", "remedy"),
+    [
+        (Declared(), {}, "warning server-1 gpus: 2 NVIDIA GPUs on the PCI bus", "gpu_operator_gpus: 2"),
+        (Declared(gpus=4), {}, "error server-1 gpus: 2 NVIDIA GPUs on the PCI bus", "lspci"),
+        (Declared(gpus=1), {"devices": []}, "error server-1 gpus: 0 NVIDIA GPUs on the PCI bus", "lspci"),
+        (
+            Declared(gpus=2),
+            {"nouveau": True},
+            "error server-1 gpus: the kernel module nouveau holds the GPUs",
+            "update-initramfs -u && reboot",
+        ),
+        (Declared(gpus=2), {"secure_boot": True}, "error server-1 gpu driver: Secure Boot is on", "mokutil"),
+        (
+            Declared(gpus=2),
+            {"headers": False},
+            "warning server-1 gpu driver: no headers of kernel 6.1",
+            "apt-get install linux-headers-6.1",
+        ),
+        (
+            Declared(gpus=2, driver="operator"),
+            HOST_DRIVER,
+            "error server-1 gpu driver: the host has one, so the operator builds none",
+            "gpu_operator_driver: host",
+        ),
+        (
+            Declared(gpus=2, driver="host"),
+            {},
+            "error server-1 gpu driver: no nvidia-smi",
+            "gpu_operator_driver: operator",
+        ),
+        (
+            Declared(gpus=2),
+            {**HOST_DRIVER, "loaded": ""},
+            "error server-1 gpu driver: the host's driver is not loaded",
+            "modprobe nvidia",
+        ),
+        (
+            Declared(gpus=2),
+            {**HOST_DRIVER, "loaded": "", "secure_boot": True},
+            "error server-1 gpu driver: the host's driver is not loaded",
+            "mokutil",
+        ),
+        (
+            Declared(gpus=2),
+            {**HOST_DRIVER, "loaded": "", "module": False, "headers": False},
+            "error server-1 gpu driver: the host's driver was not built for kernel 6.1",
+            "apt-get install linux-headers-6.1 && dkms autoinstall",
+        ),
+        (
+            Declared(gpus=2),
+            {**HOST_DRIVER, "libraries": ["600.1.2"]},
+            "error server-1 gpu driver: module 595.91.07, libraries 600.1.2",
+            "reboot",
+        ),
+        (
+            Declared(gpus=2, share=2, mig="all-1g.10gb"),
+            {},
+            "error server-1 gpus: gpu_operator_mig all-1g.10gb and gpu_operator_share 2",
+            "inventory",
+        ),
+    ],
+)
+def test_each_problem_of_a_gpu_node_comes_with_its_remedy(
+    declared: Declared, gpu: dict[str, Any], line: str, remedy: str
+) -> None:
+    (problem,) = judge([gpu_node(declared, **gpu)], WANT, RELEASE)
+    assert f"{problem.severity} {problem.node} {problem.check}: {problem.found}".startswith(line)
+    assert remedy in problem.remedy
+
+
+def test_remedies_are_those_of_the_distribution() -> None:
+    rocky = replace(WANT, operating_systems={"rocky": "9"})
+    bad = gpu_node(Declared(2), nouveau=True, headers=False)
+    assert bad.probe is not None
+    changed = replace(bad, probe={**bad.probe, "os": {"id": "rocky", "version_id": "9", "pretty_name": "Rocky"}})
+    remedies = " ".join(problem.remedy for problem in judge([changed], rocky, RELEASE))
+    assert "dracut --force && reboot" in remedies and "dnf install kernel-devel-6.1" in remedies
+
+
+def test_the_bundle_must_have_the_operator_where_gpus_are_declared(tmp_path: Path) -> None:
+    arguments = report_arguments(tmp_path)
+    arguments["nodes"][0]["gpus"] = {"gpus": "2"}
+    arguments["nodes"][0]["probe"]["gpu"] |= TWO
+    manifest = {"schema": 1, "release": "r", "origin": "lab", "arch": "amd64", "versions": {}, "images": {}}
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/bundle.yml").write_text(yaml.safe_dump({**manifest, "artifacts": []}))
+
+    def errors(components: list[str]) -> list[str]:
+        result = run_module(preflight_report, {**arguments, "components": components})
+        return [problem["found"] for problem in result["problems"] if problem["severity"] == "error"]
+
+    assert errors(["minio"]) == []
+    assert errors(["gpu_operator"]) == [f"{tmp_path}/bundle: there is no chart gpu-operator, which this site needs"]
+
+
+def test_a_declaration_of_a_wrong_form_is_the_variables_problem(tmp_path: Path) -> None:
+    arguments = report_arguments(tmp_path)
+    arguments["nodes"][0]["gpus"] = {"gpus": "many"}
+    assert "many" not in run_module(preflight_report, arguments)["table"]
 
 
 # Variables

@@ -56,6 +56,7 @@ def test_servers(configs: dict[str, Any]) -> None:
     assert server["tls-san"] == ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
     assert server["etcd-snapshot-retention"] == 10
     assert server["kubelet-arg"] == ["max-pods=200"]
+    assert server["kube-apiserver-arg"] == ["enable-admission-plugins=NodeRestriction,ExtendedResourceToleration"]
     assert "server" not in server
     assert not {"token", "agent-token"} & set(server)
 
