@@ -132,37 +132,51 @@ class Epos:
 
 
 class Job:
-    """One training Job on the site, from pipelines/epos/job.yml."""
+    """One training Job on the site, from a manifest in pipelines/epos."""
 
-    def __init__(self, site: Site, name: str, arguments: list[str], retries: int = 4) -> None:
+    def __init__(
+        self, site: Site, name: str, arguments: list[str], retries: int = 4, gpus: int = 0, manifest: str = "job.yml"
+    ) -> None:
+        """Prepare the Job; nothing is created before it is entered.
+
+        Args:
+            name: of the Job, instead of the manifest's.
+            arguments: of `epos run`.
+            retries: how many failed pods are replaced; for each index where the Job is an indexed one.
+            gpus: how many GPUs each pod asks for, where the manifest does not ask.
+            manifest: job.yml or distributed.yml.
+        """
         self.site = site
         self.name = name
         self.selector = f"job-name={name}"
-        self.claims, self.body = self._objects(arguments)
-        self.body["spec"]["backoffLimit"] = retries
-
-    def _objects(self, arguments: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return claims and Job of the manifest under this Job's name."""
-        *claims, job = yaml.safe_load_all((PROJECT / "pipelines/epos/job.yml").read_text())
+        objects = list(yaml.safe_load_all((PROJECT / "pipelines/epos" / manifest).read_text()))
+        self.claims, self.services, (self.body,) = (
+            [item for item in objects if item["kind"] == kind] for kind in ("PersistentVolumeClaim", "Service", "Job")
+        )
         names = {
-            claim["metadata"]["name"]: f"{self.name}-{claim['metadata']['name'].rpartition('-')[2]}" for claim in claims
+            claim["metadata"]["name"]: f"{name}-{claim['metadata']['name'].rpartition('-')[2]}" for claim in self.claims
         }
-        for claim in claims:
+        for claim in self.claims:
             claim["metadata"]["name"] = names[claim["metadata"]["name"]]
-        job["metadata"]["name"] = self.name
-        pod = job["spec"]["template"]["spec"]
-        pod["containers"][0]["image"] = self.site.manifest["images"]["epos"]
+        self.body["metadata"]["name"] = name
+        indexed = self.body["spec"].get("completionMode") == "Indexed"
+        self.body["spec"]["backoffLimitPerIndex" if indexed else "backoffLimit"] = retries
+        pod = self.body["spec"]["template"]["spec"]
+        pod["containers"][0]["image"] = site.manifest["images"]["epos"]
         pod["containers"][0]["args"] = ["run", *arguments]
+        if gpus:
+            pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = gpus
         for volume in pod["volumes"]:
             if "persistentVolumeClaim" in volume:
                 volume["persistentVolumeClaim"]["claimName"] = names[volume["persistentVolumeClaim"]["claimName"]]
-        return claims, job
 
     def __enter__(self) -> Job:
         """Remove what an interrupted suite left and create the Job."""
         self.remove()
         for claim in self.claims:
             self.site.core.create_namespaced_persistent_volume_claim(NAMESPACE, claim)
+        for service in self.services:
+            self.site.core.create_namespaced_service(NAMESPACE, service)
         self.site.batch.create_namespaced_job(NAMESPACE, self.body)
         return self
 
@@ -170,11 +184,12 @@ class Job:
         self.remove()
 
     def remove(self) -> None:
-        """Delete Job, pods and claims, and wait until they are gone."""
+        """Delete Job, pods, Services and claims, and wait until they are gone."""
         deletions = [(self.site.batch.delete_namespaced_job, self.name)]
         deletions += [
             (self.site.core.delete_namespaced_persistent_volume_claim, c["metadata"]["name"]) for c in self.claims
         ]
+        deletions += [(self.site.core.delete_namespaced_service, s["metadata"]["name"]) for s in self.services]
         for delete, name in deletions:
             try:
                 delete(name, NAMESPACE, propagation_policy="Background")
@@ -195,16 +210,31 @@ class Job:
             f"Job {self.name} was not removed within 90 s:\n{self.site.evidence(NAMESPACE, self.selector)}"
         )
 
-    def pods(self) -> list[Any]:
-        """Return the Job's pods, oldest first."""
-        items: list[Any] = self.site.core.list_namespaced_pod(NAMESPACE, label_selector=self.selector).items
+    def pods(self, index: int | None = None) -> list[Any]:
+        """Return the Job's pods, those of an indexed Job's `index` if given, oldest first."""
+        selector = self.selector
+        if index is not None:
+            selector += f",batch.kubernetes.io/job-completion-index={index}"
+        items: list[Any] = self.site.core.list_namespaced_pod(NAMESPACE, label_selector=selector).items
         return sorted(items, key=lambda pod: pod.metadata.creation_timestamp)
 
-    def await_log(self, text: str, timeout: float) -> str:
-        """Wait until the newest pod's log contains `text`; return that pod's name."""
+    def await_pending(self, reason: str, timeout: float) -> None:
+        """Wait until the scheduler says of the Job's pod, for everybody to see, that it waits for `reason`."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            for pod in self.pods()[-1:]:
+            for pod in self.pods():
+                if any(c.type == "PodScheduled" and reason in (c.message or "") for c in pod.status.conditions or []):
+                    return
+            time.sleep(0.3)
+        raise AssertionError(
+            f"no pod waits for {reason!r} after {timeout} s:\n{self.site.evidence(NAMESPACE, self.selector)}"
+        )
+
+    def await_log(self, text: str, timeout: float, index: int | None = None) -> str:
+        """Wait until the log of the newest pod (of an indexed Job's `index`) contains `text`; return that pod's name."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            for pod in self.pods(index)[-1:]:
                 try:
                     # A log that is still empty arrives as None.
                     if text in (self.site.core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE) or ""):

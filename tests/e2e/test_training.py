@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from minio.error import S3Error
 
+from .gpus import gpu_nodes
 from .site import NAMESPACE, Epos, Job, Site, Store
 
 DATA = "s3://epos-data/lab"
@@ -66,7 +67,7 @@ def train(site: Site, store: Store, epos: Epos, dataset: Path) -> dict[str, Any]
     """Push the data, run the Job, follow its log; return the record of the run."""
     epos.run("push", str(dataset), DATA)
     start = time.monotonic()
-    with Job(site, "epos-train", ARGUMENTS) as job:
+    with Job(site, "epos-train", ARGUMENTS, gpus=1 if gpu_nodes(site) else 0) as job:
         log = job.follow(timeout=1500)
         assert job.finished() == "Complete", log[-3000:]
     latest = store.latest()
@@ -81,6 +82,7 @@ def train(site: Site, store: Store, epos: Epos, dataset: Path) -> dict[str, Any]
         "recall": latest["metrics"]["recall"],
         "min_recall": MIN_RECALL,
         "device": card["built_with"]["device"],
+        "gpus": card["built_with"]["gpus"],
         "train_seconds": time.monotonic() - start,
         "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -113,6 +115,16 @@ def test_gate_is_passed(trained: dict[str, Any], store: Store) -> None:
     assert metrics["recall"] == latest["metrics"]["recall"] == trained["recall"] >= MIN_RECALL
     assert metrics["model_version"] == latest["version"] == trained["version"]
     assert metrics["data_hash"] == latest["data_hash"] == trained["data_hash"]
+
+
+@pytest.mark.train
+def test_gpu_was_used_where_there_is_one(trained: dict[str, Any], site: Site) -> None:
+    """The training asked for a GPU and records which one it was given; without CUDA in the image it still says what computed."""
+    if not gpu_nodes(site):
+        pytest.skip("no node of this site advertises GPUs")
+    assert len(trained["gpus"]) == 1
+    assert trained["gpus"][0].startswith(("GPU-", "MIG-"))
+    assert trained["device"].startswith(("cpu", "cuda", "gpu"))
 
 
 @pytest.mark.train

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab import bundle, debian, devices, gobuild, images, training
+from tests.lab import bundle, debian, devices, gobuild, images, training, wheels
 from tests.lab.cache import Cache
 from tests.lab.process import LabError
 
@@ -111,7 +111,7 @@ def test_chart_of_the_gpu_standin_has_its_content_in_its_version(
 
 def test_build_context_of_the_gpu_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(devices.wheels, "install", lambda lock, target: installed.append((lock, target)))
+    monkeypatch.setattr(wheels, "install", lambda lock, target: installed.append((lock, target)))
     devices.prepare(tmp_path)
     assert installed == [(devices.LOCK, tmp_path / "site-packages")]
     assert (tmp_path / "gpu_operator/__main__.py").is_file()

@@ -25,7 +25,16 @@ def helm() -> Path:
 
 def render(helm: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The rendered objects by kind; there is one of each."""
-    command = [helm, "template", "gpu-operator", devices.CHART, "--namespace", "gpu-operator", "--values", "-"]
+    command: list[str | Path] = [
+        helm,
+        "template",
+        "gpu-operator",
+        devices.CHART,
+        "--namespace",
+        "gpu-operator",
+        "--values",
+        "-",
+    ]
     objects = list(yaml.safe_load_all(run(command, stdin=json.dumps(values)).stdout))
     assert len({item["kind"] for item in objects}) == len(objects)
     return {item["kind"]: item for item in objects}

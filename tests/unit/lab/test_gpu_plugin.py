@@ -208,10 +208,15 @@ def test_preferred_devices_are_spread_over_gpus(kubelet: Kubelet, plugin: Plugin
     assert kubelet.prefer(["GPU-a::0"], 3) == ["GPU-a::0"]
 
 
+def await_lists(kubelet: Kubelet, count: int) -> None:
+    """Wait until the kubelet has seen so many lists of devices."""
+    eventually(lambda: len(kubelet.lists) == count)
+
+
 def test_registers_again_when_the_kubelet_restarts(kubelet: Kubelet, plugin: Plugin) -> None:
     for number in range(1, 4):
         plugin.offer(devices("GPU-a"), single=False)
-        eventually(lambda number=number: len(kubelet.lists) == number)
+        await_lists(kubelet, number)
         kubelet.stop()
         assert not plugin.registered
         with pytest.raises(KubeletError, match="there is no kubelet"):
