@@ -72,15 +72,8 @@ class KubeClient:
     def merge_patch(self, path: str, body: Json) -> Json:
         return self._json("PATCH", path, body=body, content_type="application/merge-patch+json")
 
-    def _json(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: Json | None = None,
-        content_type: str = "application/json",
-    ) -> Json:
-        answer = json.loads(self._request(method, path, query, body, content_type))
+    def _json(self, method: str, path: str, **request: Any) -> Json:
+        answer = json.loads(self._request(method, path, **request))
         if not isinstance(answer, dict):
             raise KubeError(f"{method} {path}: the answer is no object")
         return answer

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import PLUGINS
+from .plays import PROJECT, run_playbook
 from .releases import Releases
 
-PROJECT = PLUGINS.parent
 PROGRAM = os.urandom(50_000)
 
 
@@ -68,25 +66,7 @@ def play(
 ) -> subprocess.CompletedProcess[str]:
     variables = {"slipway_release": release, "slipway_bundle_dir": str(directory / "bundle")}
     (directory / "vars.json").write_text(json.dumps(variables))
-    return subprocess.run(
-        [
-            "ansible-playbook",
-            "-i",
-            str(inventory),
-            str(PROJECT / "playbooks/bundle.yml"),
-            "-e",
-            "@vars.json",
-        ],
-        cwd=directory,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_playbook(directory, "-i", inventory, PROJECT / "playbooks/bundle.yml", "-e", "@vars.json")
 
 
 def test_the_upstream_way(releases: Releases, tmp_path: Path) -> None:

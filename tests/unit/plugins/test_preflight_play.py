@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import PLUGINS
+from .plays import PROJECT, run_playbook
 
-PROJECT = PLUGINS.parent
 LOCAL = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable}
 HOSTS = {
     "server": {"here": LOCAL},
@@ -43,18 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
     preflight = {"ansible.builtin.import_playbook": str(PROJECT / "playbooks/preflight.yml")}
     (directory / "play.yml").write_text(yaml.safe_dump([preflight, after, {**after, "hosts": "localhost"}]))
     paths = {"slipway_state_dir": str(directory), "slipway_bundle_dir": str(directory / "bundle")}
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "hosts.yml", "play.yml", "-e", json.dumps(paths)],
-        cwd=directory,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_playbook(directory, "-i", "hosts.yml", "play.yml", "-e", json.dumps(paths))
     return done, directory
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import PLUGINS
-
-PROJECT = PLUGINS.parent
+from .plays import PROJECT, run_playbook
 
 
 @pytest.mark.parametrize(
@@ -27,21 +22,10 @@ PROJECT = PLUGINS.parent
     ],
 )
 def test_it_asks_first(tmp_path: Path, options: list[str], said: str) -> None:
-    command = ["ansible-playbook", "-i", str(PROJECT / "inventories/example"), str(PROJECT / "playbooks/uninstall.yml")]
+    command = ["-i", str(PROJECT / "inventories/example"), str(PROJECT / "playbooks/uninstall.yml")]
     for option in options:
         command += ["-e", option]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_playbook(tmp_path, *command)
     assert done.returncode != 0
     assert said in " ".join(done.stdout.split()), done.stdout
     assert "changed=0" in done.stdout and "192.0.2" not in done.stdout
