@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
-from tests.lab import images
+from tests.lab import images, wheels
 from tests.lab.cache import PROJECT, hash_inputs
-from tests.lab.process import LabError, run
+from tests.lab.process import LabError
 
 SOURCE = PROJECT / "pipelines/epos/src/epos"
 RECIPE = PROJECT / "pipelines/epos/image/Containerfile"
-LOCK = PROJECT / "requirements/pipelines.txt"
-# The Python of Debian 12, and the C libraries that it runs with.
-PYTHON_VERSION = "3.11"
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+# What the variants of the image compute with; the lab's GPUs are simulated, so its own is the one without CUDA.
+LOCKS = {"cpu": PROJECT / "requirements/pipelines.txt", "cuda": PROJECT / "requirements/pipelines-cuda.txt"}
 
 
-def image() -> images.Built:
+def image(variant: str = "cpu") -> images.Built:
     """The training image.
+
+    Args:
+        variant: a key of LOCKS.
 
     Raises:
         LabError: its recipe is missing.
     """
     if not RECIPE.is_file():
         raise LabError(f"{RECIPE}: no recipe of the training image")
-    key = hash_inputs(PYTHON_VERSION, *PLATFORMS, files=[LOCK, RECIPE.parent, SOURCE, Path(__file__)])
-    return images.derived("epos", images.python(), key, RECIPE, prepare)
+    lock = LOCKS[variant]
 
+    def prepare(context: Path) -> None:
+        wheels.install(lock, context / "site-packages")
+        shutil.copytree(SOURCE, context / "epos", ignore=shutil.ignore_patterns("__pycache__"))
 
-def prepare(context: Path) -> None:
-    """Fill the build context: the locked packages in `site-packages`, the source in `epos`."""
-    packages = context / "site-packages"
-    run(
-        [
-            sys.executable, "-m", "pip", "install", "--quiet", "--target", packages,
-            "--no-compile", "--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", LOCK,
-            "--implementation", "cp", "--python-version", PYTHON_VERSION, *(f"--platform={name}" for name in PLATFORMS),
-        ]
-    )  # fmt: skip
-    # Nobody runs the packages' own tests in a cluster, and every node must store them.
-    for folder in sorted(path for path in packages.rglob("tests") if path.is_dir()):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(packages / "bin", ignore_errors=True)
-    shutil.copytree(SOURCE, context / "epos", ignore=shutil.ignore_patterns("__pycache__"))
+    files = [lock, RECIPE.parent, SOURCE, Path(__file__), Path(wheels.__file__)]
+    key = hash_inputs(wheels.PYTHON_VERSION, *wheels.PLATFORMS, files=files)
+    name = "epos" if variant == "cpu" else f"epos-{variant}"
+    return images.derived(name, images.python(), key, RECIPE, prepare, {"VARIANT": variant})

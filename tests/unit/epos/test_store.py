@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
 from minio.error import S3Error
@@ -17,6 +18,7 @@ from epos.bop import data_hash, file_hashes
 from epos.config import TrainConfig
 from epos.errors import DataError, EposError, GateError, UsageError
 from epos.job import DataOptions, RunOptions, run_job
+from epos.peers import Peers
 from epos.pose import PoseConfig
 from epos.store import Location
 
@@ -73,6 +75,10 @@ class FakeStore:
         with self._lock:
             self.objects.pop((bucket_name, object_name), None)
             self.objects[bucket_name, object_name] = content
+
+    def remove_object(self, bucket_name: str, object_name: str) -> None:
+        self._check(bucket_name, object_name)
+        self.objects.pop((bucket_name, object_name), None)
 
 
 def _error(code: str, bucket: str, name: str) -> S3Error:
@@ -211,10 +217,10 @@ class Job:
         self.fake, self.root = fake, root
         self.models = Location("models", "epos")
 
-    def run(self, min_recall: float, config: TrainConfig = CONFIG) -> str:
+    def run(self, min_recall: float, **options: Any) -> str | None:
         return run_job(
-            PLACE, self.models, DataOptions(self.root / "data"), config, PoseConfig(iterations=128),
-            RunOptions(self.root / "work", checkpoint_every=2), min_recall, 1,
+            PLACE, self.models, DataOptions(self.root / "data"), CONFIG, PoseConfig(iterations=128),
+            RunOptions(self.root / "work", checkpoint_every=2, **options), min_recall, 1,
         )  # fmt: skip
 
     @property
@@ -261,6 +267,49 @@ def test_a_good_model_is_published_and_the_pointer_moves_last(prepared: Job, tmp
     with pytest.raises(DataError, match=r"rgb/000002\.png: has another SHA-256"):
         prepared.run(min_recall=0.0)
     assert prepared.pointer == pointer
+
+
+def test_a_checkpoint_in_the_store_is_one_object(fake: FakeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = store.Checkpoint(fake, Location("models", "checkpoints"), "run-1.npz")
+    assert kept.load() is None
+    for step in (2, 4):
+        kept.save(step, {"step": np.array(step)})
+    assert list(fake.objects) == [("models", "checkpoints/run-1.npz")]
+    assert int(kept.load()["step"]) == 4  # type: ignore[index]
+    fake.objects["models", "checkpoints/run-1.npz"] = b"PK half"
+    assert kept.load() is None
+    assert "checkpoint s3://models/checkpoints/run-1.npz is unreadable" in capsys.readouterr().out
+    kept.remove()
+    kept.remove()
+    assert not fake.objects
+    fake.forbidden.add("models")
+    with pytest.raises(EposError, match=r"s3://models/checkpoints/run-1\.npz: AccessDenied"):
+        kept.load()
+
+
+def test_a_run_resumes_from_the_store_without_its_work_folder(
+    prepared: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a pod does that replaces one of another node."""
+    place = Location("models", "checkpoints")
+    version = prepared.run(min_recall=0.0, checkpoints=place)
+    assert not [name for _, name in prepared.fake.objects if "checkpoints" in name], "a finished run leaves none"
+    monkeypatch.setattr(job, "evaluate_model", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    shutil.rmtree(prepared.root / "work")
+    with pytest.raises(OSError, match="disk full"):
+        prepared.run(min_recall=0.0, checkpoints=place)
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "connect", lambda: prepared.fake)
+    shutil.rmtree(prepared.root / "work")
+    capsys.readouterr()
+    assert prepared.run(min_recall=0.0, checkpoints=place) == version
+    assert "resuming from step 12" in capsys.readouterr().out
+
+
+def test_a_helper_leaves_the_rest_to_the_leader(prepared: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "train_model", lambda *_: None)
+    assert prepared.run(min_recall=0.0, peers=Peers(2, 1, "leader:1")) is None
+    assert prepared.pointer is None
 
 
 def test_corrupt_data_stops_before_training(prepared: Job, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

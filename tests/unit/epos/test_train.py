@@ -17,6 +17,7 @@ import pytest
 
 from epos import checkpoint
 from epos.bop import BopDataset, read_image
+from epos.checkpoint import Folder
 from epos.config import TrainConfig
 from epos.errors import DataError, EposError, Terminated, UsageError
 from epos.fragments import make_fragments
@@ -50,7 +51,9 @@ def samples(rendered: Path) -> Samples:
 
 @pytest.fixture(scope="module")
 def trained(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return train_model(DataOptions(rendered), CONFIG, RunOptions(tmp_path_factory.mktemp("work")))
+    found = train_model(DataOptions(rendered), CONFIG, RunOptions(tmp_path_factory.mktemp("work")))
+    assert found is not None
+    return found
 
 
 def _same(a: object, b: object) -> bool:
@@ -90,7 +93,7 @@ def test_sigterm_writes_a_checkpoint(samples: Samples, tmp_path: Path) -> None:
 
     with pytest.raises(Terminated, match=r"checkpoint of step [34] written"):
         train(samples, CONFIG, tmp_path, "run", checkpoint_every=100, log_every=1, progress=terminate)
-    assert int(checkpoint.load_latest(tmp_path / "checkpoints")["step"]) in (3, 4)  # type: ignore[index]
+    assert int(Folder(tmp_path / "checkpoints").load()["step"]) in (3, 4)  # type: ignore[index]
 
 
 def test_a_killed_process_resumes_to_the_same_model(rendered: Path, tmp_path: Path, trained: tuple[Path, str]) -> None:
@@ -127,14 +130,17 @@ def test_a_killed_process_resumes_to_the_same_model(rendered: Path, tmp_path: Pa
 
 
 def test_old_checkpoints_go_and_damaged_ones_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(tmp_path, keep=2)
     for step in (1, 2, 3, 4):
-        checkpoint.save(tmp_path, step, {"step": np.array(step)}, keep=2)
+        folder.save(step, {"step": np.array(step)})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003.npz", "step-00000004.npz"]
     newest = tmp_path / "step-00000004.npz"
     newest.write_bytes(newest.read_bytes()[:50])
-    assert int(checkpoint.load_latest(tmp_path)["step"]) == 3  # type: ignore[index]
+    assert int(folder.load()["step"]) == 3  # type: ignore[index]
     assert "step-00000004.npz is unreadable" in capsys.readouterr().out
-    assert checkpoint.load_latest(tmp_path / "none") is None
+    assert Folder(tmp_path / "none").load() is None
+    folder.remove()
+    assert not tmp_path.exists()
 
 
 def test_checkpoints_of_another_run_are_refused(samples: Samples, tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ def test_a_loaded_model_predicts_the_same(rendered: Path, trained: tuple[Path, s
 
 
 def test_exporting_again_gives_the_same_bytes(rendered: Path, trained: tuple[Path, str], tmp_path: Path) -> None:
-    folder, version = train_model(DataOptions(rendered), CONFIG, RunOptions(tmp_path))
+    folder, version = train_model(DataOptions(rendered), CONFIG, RunOptions(tmp_path))  # type: ignore[misc]
     assert version == trained[1]
     for name in ("config.json", "weights.npz", "probe.npz", "card.json", "loss.csv", "loss.png"):
         assert (folder / name).read_bytes() == (trained[0] / name).read_bytes(), name
@@ -197,6 +203,7 @@ def test_the_card_says_where_a_model_comes_from(rendered: Path, trained: tuple[P
     assert len(card["data_hash"]) == 64
     assert card["parameters"]["num_frags"] == 4 and card["parameters"]["weight_location"] == 100.0
     assert card["built_with"]["device"].startswith("cpu")
+    assert card["built_with"]["gpus"] == [] and card["built_with"]["processes"] == 1
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "probe.npz", "card.json"])

@@ -1,17 +1,22 @@
-"""Atomic checkpoints as .npz files."""
+"""Atomic checkpoints as .npz archives."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import shutil
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from epos.progress import say
 
+# What a damaged archive raises.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _NAME = re.compile(r"step-(\d{8})\.npz")
 
 
@@ -31,8 +36,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays as .npz, the same bytes for the same arrays, atomically."""
+def pack_arrays(arrays: dict[str, np.ndarray]) -> bytes:
+    """The content of a .npz archive, the same bytes for the same arrays."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):
@@ -40,35 +45,70 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
             np.lib.format.write_array(content, np.asarray(arrays[name], order="C"), allow_pickle=False)
             # ZipInfo's default date is fixed; np.savez would store the time.
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays as .npz, atomically."""
+    write_atomic(path, pack_arrays(arrays))
+
+
+def load_arrays(source: Path | BinaryIO) -> dict[str, np.ndarray]:
     """Reads what save_arrays wrote.
 
     Raises:
-        OSError, ValueError, zipfile.BadZipFile, KeyError: missing or damaged.
+        DAMAGED: missing or damaged.
     """
-    with np.load(path, allow_pickle=False) as archive:
+    with np.load(source, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
-def save(folder: Path, step: int, arrays: dict[str, np.ndarray], keep: int) -> None:
-    """Writes the checkpoint of a step and removes all but the last `keep`."""
-    save_arrays(folder / f"step-{step:08d}.npz", arrays)
-    for path in _found(folder)[:-keep]:
-        path.unlink()
+class Checkpoints(Protocol):
+    """Where a training keeps its state."""
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """The newest readable checkpoint, or None."""
+
+    def save(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Writes the checkpoint of a step; one of a step before stays until this one is whole."""
+
+    def remove(self) -> None:
+        """Forgets all of them."""
 
 
-def load_latest(folder: Path) -> dict[str, np.ndarray] | None:
-    """The newest readable checkpoint, or None."""
-    for path in reversed(_found(folder)):
-        try:
-            return load_arrays(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            say(f"checkpoint {path} is unreadable ({error}); trying the one before")
-    return None
+@dataclass(frozen=True)
+class Folder:
+    """Checkpoints as files.
 
+    Attributes:
+        path: folder, made when it is needed.
+        keep: number of checkpoints to keep.
+    """
 
-def _found(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("step-*.npz") if _NAME.fullmatch(p.name))
+    path: Path
+    keep: int = 2
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """The newest readable checkpoint, or None."""
+        for path in reversed(self._found()):
+            try:
+                return load_arrays(path)
+            except DAMAGED as error:
+                say(f"checkpoint {path} is unreadable ({error}); trying the one before")
+        return None
+
+    def save(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Writes the checkpoint of a step and removes all but the last `keep`."""
+        save_arrays(self.path / f"step-{step:08d}.npz", arrays)
+        for path in self._found()[: -self.keep]:
+            path.unlink()
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _found(self) -> list[Path]:
+        return sorted(p for p in self.path.glob("step-*.npz") if _NAME.fullmatch(p.name))
+
+    def __str__(self) -> str:
+        return str(self.path)

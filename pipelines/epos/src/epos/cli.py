@@ -1,6 +1,7 @@
 """Command line of the package.
 
-Exit status: 0 done, 1 error, 2 wrong usage, 3 gate not passed, 4 bad data or model, 143 stopped by SIGTERM.
+Exit status: 0 done, 1 error, 2 wrong usage, 3 gate not passed, 4 bad data or model, 75 another process of the training
+was lost or did not come, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +19,15 @@ from typing import Any, NoReturn
 from epos import __version__
 from epos.config import ALIGN, BACKBONES, TrainConfig
 from epos.errors import EposError, Terminated, UsageError
+from epos.peers import ALONE, Peers, watch
 
 _EPILOG = """\
-exit status: 0 done; 1 error; 2 wrong usage; 3 gate not passed; 4 bad data set or model; 143 stopped by SIGTERM
-environment (push, pull, run): S3_ENDPOINT host:port, S3_ACCESS_KEY, S3_SECRET_KEY, S3_SECURE true|false (true),
-  S3_CA_FILE PEM file of the authority that signed the server's certificate
+exit status: 0 done; 1 error; 2 wrong usage; 3 gate not passed; 4 bad data set or model;
+  75 another process of the training was lost or did not come; 143 stopped by SIGTERM
+environment (push, pull, run, --checkpoints): S3_ENDPOINT host:port, S3_ACCESS_KEY, S3_SECRET_KEY,
+  S3_SECURE true|false (true), S3_CA_FILE PEM file of the authority that signed the server's certificate
+environment (train, run), in each of several processes that train together: JAX_NUM_PROCESSES,
+  JAX_PROCESS_ID from 0 (or JOB_COMPLETION_INDEX), JAX_COORDINATOR_ADDRESS host:port of process 0
 """
 _DEFAULT = " (default: %(default)s)"
 
@@ -99,6 +104,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache-mib", type=_natural, default=512, metavar="MIB", help="decoded images in memory" + _DEFAULT
     )
+    group.add_argument("--checkpoints", metavar="s3://BUCKET/PREFIX", help="keep the checkpoint there, not in WORK_DIR")
+    group.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                       help="what to compute on; auto: a GPU where JAX can use one" + _DEFAULT)  # fmt: skip
+    group = parser.add_argument_group("several processes (see environment below)")
+    group.add_argument("--join-timeout", type=_positive, default=300, metavar="S",
+                       help="how long to wait for the others" + _DEFAULT)  # fmt: skip
+    group.add_argument("--peer-timeout", type=_positive, default=30, metavar="S",
+                       help="silence after which one is lost" + _DEFAULT)  # fmt: skip
 
 
 def _add_pose(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +220,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     return TrainConfig(**{f.name: getattr(args, f.name) for f in fields(TrainConfig)})
 
 
-def _execute(args: argparse.Namespace) -> None:
+def _execute(args: argparse.Namespace, peers: Peers) -> None:
     """Runs a sub-command; imports come late, so that --help and wrong usage answer at once."""
     if args.verb == "render":
         from epos.render import RenderConfig, render
@@ -244,7 +257,7 @@ def _execute(args: argparse.Namespace) -> None:
         shutil.copytree(args.work_dir / "model", args.out)
         print(json.dumps({"version": load(args.out)[1], "model": str(args.out)}))
     else:
-        _compute(args)
+        _compute(args, peers)
 
 
 def _emit(path: Path | None, value: Any) -> None:
@@ -270,7 +283,7 @@ def _transfer(args: argparse.Namespace) -> None:
         print(json.dumps(store.pull(client, place, args.folder)))
 
 
-def _compute(args: argparse.Namespace) -> None:
+def _compute(args: argparse.Namespace, peers: Peers) -> None:
     from epos import job, store
     from epos.pose import PoseConfig
 
@@ -285,7 +298,16 @@ def _compute(args: argparse.Namespace) -> None:
         return
     config = _config(args)
     options = job.RunOptions(
-        args.work_dir, args.checkpoint_every, args.keep_checkpoints, args.log_every, args.cache_mib
+        args.work_dir,
+        args.checkpoint_every,
+        args.keep_checkpoints,
+        args.log_every,
+        args.cache_mib,
+        store.Location.parse(args.checkpoints) if args.checkpoints else None,
+        args.device,
+        peers,
+        args.join_timeout,
+        args.peer_timeout,
     )
     if args.verb == "train":
         job.train_model(data, config, options)
@@ -333,12 +355,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     # As a container's first process, Python would ignore SIGTERM without a handler of its own.
     signal.signal(signal.SIGTERM, _terminate)
+    return _status(lambda: _start(build_parser().parse_args(argv)))
+
+
+def _start(args: argparse.Namespace) -> int:
+    peers = Peers.from_environment() if args.verb in ("train", "run") else ALONE
+
+    def work() -> int:
+        _execute(args, peers)
+        return 0
+
+    return work() if peers.count == 1 else watch(peers, lambda: _status(work))
+
+
+def _status(work: Callable[[], int]) -> int:
+    """Exit status of some work; its errors in one line."""
     try:
-        _execute(build_parser().parse_args(argv))
+        return work()
     except EposError as error:
         print(f"epos: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
         print(f"epos: {error.filename or ''}: {error.strerror or error}", file=sys.stderr, flush=True)
         return EposError.exit_code
-    return 0

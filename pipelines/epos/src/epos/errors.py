@@ -25,6 +25,12 @@ class DataError(EposError):
     exit_code = 4
 
 
+class PeerError(EposError):
+    """Another process of the same training was lost or did not come; trying again is all that helps (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
 class Terminated(EposError):
     """SIGTERM arrived (128 + 15, as a shell reports it)."""
 

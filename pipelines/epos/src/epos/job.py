@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from epos import plots, store
+from epos import checkpoint, device, plots, store
 from epos import train as training
 from epos.bop import BopDataset, View, data_hash, file_hashes, read_image, validate
-from epos.checkpoint import write_atomic
 from epos.config import TrainConfig
 from epos.errors import GateError
 from epos.evaluate import evaluate, predict_views, write_results
 from epos.fragments import make_fragments
+from epos.group import Group
 from epos.model import Model, export, load
+from epos.peers import ALONE, Peers
 from epos.pose import PoseConfig
 from epos.progress import say
 from epos.samples import Samples, fit
@@ -51,6 +52,10 @@ class RunOptions:
         work_dir: gets checkpoints, loss.csv, model/ and everything else that the run writes.
         checkpoint_every, keep_checkpoints, log_every: steps, number, steps.
         cache_mib: memory for decoded samples, MiB.
+        checkpoints: where in S3 checkpoints are kept; None for work_dir.
+        device: what JAX shall compute on, one of device.CHOICES.
+        peers: which of the processes that train together this one is.
+        join_timeout, peer_timeout: how long to wait for the other processes, and silence of one that is lost, s.
     """
 
     work_dir: Path
@@ -58,18 +63,30 @@ class RunOptions:
     keep_checkpoints: int = 2
     log_every: int = 20
     cache_mib: int = 512
+    checkpoints: store.Location | None = None
+    device: str = "auto"
+    peers: Peers = ALONE
+    join_timeout: int = 300
+    peer_timeout: int = 30
+
+    def keeper(self, run: str) -> checkpoint.Checkpoints:
+        """What keeps the checkpoints of a run."""
+        if self.checkpoints is None:
+            return checkpoint.Folder(self.work_dir / "checkpoints", self.keep_checkpoints)
+        return store.Checkpoint(store.connect(), self.checkpoints, f"run-{run[:12]}.npz")
 
 
 def _write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    checkpoint.write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
-def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> tuple[Path, str]:
+def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> tuple[Path, str] | None:
     """Trains (or goes on training) and exports the model to work_dir/model.
 
     Returns:
-        the model's folder and version.
+        the model's folder and version; None in a process that only helped the leader to train it.
     """
+    device.select(options.device)
     dataset = data.open()
     digest = data_hash(file_hashes(dataset.root))
     run = training.fingerprint(digest, config)
@@ -79,23 +96,27 @@ def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> 
     samples = Samples(views, models, fragments, config.image_size, options.cache_mib)
     start = time.monotonic()
     try:
-        params, log = training.train(
+        trained = training.train(
             samples,
             config,
             options.work_dir,
             run,
+            options.keeper(run),
+            Group(options.peers, options.join_timeout, options.peer_timeout),
             checkpoint_every=options.checkpoint_every,
-            keep=options.keep_checkpoints,
             log_every=options.log_every,
         )
     finally:
         samples.close()
     say(f"trained in {time.monotonic() - start:.1f} s")
-    model = Model(params, config, fragments, samples.canvas)
+    if not options.peers.leads:
+        say(f"{options.peers}: done; the leader does the rest")
+        return None
+    model = Model(trained.params, config, fragments, samples.canvas)
     folder = options.work_dir / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    plots.loss_curve(folder / "loss.png", log)
+    plots.loss_curve(folder / "loss.png", trained.log)
     shutil.copyfile(options.work_dir / "loss.csv", folder / "loss.csv")
     probe = fit(read_image(views[0].path), views[0].camera, samples.canvas)[0]
     card = {
@@ -105,7 +126,7 @@ def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> 
         "train_images": len(views),
         "objects": [int(i) for i in fragments.obj_ids],
         "parameters": config.as_dict(),
-        "built_with": training.run_info(),
+        "built_with": training.run_info(trained.hardware),
     }
     version = export(model, folder, run, card, probe)
     say(f"exported model {version} to {folder}")
@@ -165,14 +186,14 @@ def run_job(
     options: RunOptions,
     min_recall: float,
     overlays: int,
-) -> str:
+) -> str | None:
     """What the Kubernetes Job does: pull, validate, train, evaluate, gate, publish.
 
     Only a model that passes the gate is published; latest.json moves last. Runs on other data or parameters keep their
     own folder below work_dir, named by the run; its checkpoints go when the run has ended with a verdict.
 
     Returns:
-        the model's version.
+        the model's version; None in a process that only helped the leader to train it.
 
     Raises:
         DataError, GateError, EposError: latest.json stays as it was.
@@ -184,18 +205,20 @@ def run_job(
     )
     say(f"valid: {json.dumps(validate(data.open(), [data.train_split, data.test_split]))}")
     run = training.fingerprint(pulled["data_hash"], config)
-    work_dir = options.work_dir / f"run-{run[:12]}"
-    folder, version = train_model(data, config, RunOptions(**{**vars(options), "work_dir": work_dir}))
+    options = replace(options, work_dir=options.work_dir / f"run-{run[:12]}")
+    trained = train_model(data, config, options)
+    if trained is None:
+        return None
+    folder, version = trained
     metrics = evaluate_model(folder, data, pose, folder, overlays)
     metrics = {**metrics, "min_recall": min_recall, "gate_passed": metrics["recall"] >= min_recall}
     _write_json(folder / "metrics.json", metrics)
-    checkpoints = work_dir / "checkpoints"
     try:
         check_gate(metrics, min_recall)
         store.publish(client, folder, target, version, {"metrics": metrics, "data_hash": pulled["data_hash"]})
     except GateError:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        options.keeper(run).remove()
         raise
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    options.keeper(run).remove()
     say(f"published model {version} to {target}/{version}/ and moved {target}/{store.POINTER}")
     return version

@@ -47,7 +47,9 @@ class Model:
 
         @jax.jit
         def run(params: network.Params, images: jax.Array) -> network.Outputs:
-            return network.apply(params, images.astype(jnp.float32) / 255, count)
+            # GPUs multiply with fewer digits unless told not to; a model shall predict the same on every machine.
+            with jax.default_matmul_precision("float32"):
+                return network.apply(params, images.astype(jnp.float32) / 255, count)
 
         return partial(run, self.params)
 

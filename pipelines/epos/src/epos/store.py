@@ -11,18 +11,22 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
 import urllib3
 from minio import Minio
 from minio.error import S3Error
 
 from epos.bop import MANIFEST, data_hash, file_hashes
-from epos.checkpoint import write_atomic
+from epos.checkpoint import DAMAGED, load_arrays, pack_arrays, write_atomic
 from epos.errors import DataError, EposError, UsageError
+from epos.progress import say
 
 POINTER = "latest.json"
 _THREADS = 8
@@ -35,6 +39,7 @@ class Client(Protocol):
 
     def get_object(self, bucket_name: str, object_name: str) -> Any: ...
     def put_object(self, bucket_name: str, object_name: str, data: Any, length: int) -> Any: ...
+    def remove_object(self, bucket_name: str, object_name: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,17 @@ def connect(environment: dict[str, str] | None = None) -> Minio:
         raise UsageError(f"environment: S3_ENDPOINT: {error}") from error
 
 
+@contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """Says which object a request failed for."""
+    try:
+        yield
+    except S3Error as error:
+        raise EposError(f"{where}: {error.code}: {error.message}") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise EposError(f"{where}: cannot reach the server: {error}") from error
+
+
 def read_object(client: Client, place: Location, name: str) -> bytes:
     """Downloads an object.
 
@@ -106,19 +122,18 @@ def read_object(client: Client, place: Location, name: str) -> bytes:
     """
     where = f"s3://{place.bucket}/{place.key(name)}"
     response = None
-    try:
-        response = client.get_object(bucket_name=place.bucket, object_name=place.key(name))
-        return bytes(response.read())
-    except S3Error as error:
-        if error.code in _MISSING:
-            raise DataError(f"{where}: missing object") from error
-        raise EposError(f"{where}: {error.code}: {error.message}") from error
-    except urllib3.exceptions.HTTPError as error:
-        raise EposError(f"{where}: cannot reach the server: {error}") from error
-    finally:
-        if response is not None:
-            response.close()
-            response.release_conn()
+    with _errors(where):
+        try:
+            response = client.get_object(bucket_name=place.bucket, object_name=place.key(name))
+            return bytes(response.read())
+        except S3Error as error:
+            if error.code in _MISSING:
+                raise DataError(f"{where}: missing object") from error
+            raise
+        finally:
+            if response is not None:
+                response.close()
+                response.release_conn()
 
 
 def write_object(client: Client, place: Location, name: str, data: bytes) -> None:
@@ -127,15 +142,53 @@ def write_object(client: Client, place: Location, name: str, data: bytes) -> Non
     Raises:
         EposError: access denied, or the server cannot be reached.
     """
-    where = f"s3://{place.bucket}/{place.key(name)}"
-    try:
+    with _errors(f"s3://{place.bucket}/{place.key(name)}"):
         client.put_object(
             bucket_name=place.bucket, object_name=place.key(name), data=io.BytesIO(data), length=len(data)
         )
-    except S3Error as error:
-        raise EposError(f"{where}: {error.code}: {error.message}") from error
-    except urllib3.exceptions.HTTPError as error:
-        raise EposError(f"{where}: cannot reach the server: {error}") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training's state as one object, replaced at once: whoever resumes needs no volume of its predecessor.
+
+    Attributes:
+        client: of the store.
+        place: where checkpoints live.
+        name: of the object.
+    """
+
+    client: Client
+    place: Location
+    name: str
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """The checkpoint, or None when there is none that can be read.
+
+        Raises:
+            EposError: access denied, or the server cannot be reached.
+        """
+        try:
+            data = read_object(self.client, self.place, self.name)
+        except DataError:
+            return None
+        try:
+            return load_arrays(io.BytesIO(data))
+        except DAMAGED as error:
+            say(f"checkpoint {self} is unreadable ({error}); starting anew")
+            return None
+
+    def save(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Replaces the checkpoint."""
+        write_object(self.client, self.place, self.name, pack_arrays(arrays))
+
+    def remove(self) -> None:
+        """Deletes the object; S3 calls it a success when there is none."""
+        with _errors(str(self)):
+            self.client.remove_object(bucket_name=self.place.bucket, object_name=self.place.key(self.name))
+
+    def __str__(self) -> str:
+        return f"s3://{self.place.bucket}/{self.place.key(self.name)}"
 
 
 def manifest_text(files: dict[str, dict[str, Any]]) -> bytes:

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 import epos
-from epos import checkpoint, network
+from epos import checkpoint, device, network
 from epos.config import TrainConfig
 from epos.errors import EposError, Terminated
+from epos.group import Group
 from epos.losses import Losses, Targets, epos_loss
 from epos.progress import say
 from epos.samples import Samples
@@ -53,12 +55,6 @@ def fingerprint(data: str, config: TrainConfig) -> str:
     """Names a run by all its inputs: data hash, parameters, code."""
     text = json.dumps({"data": data, "config": config.as_dict(), "code": code_version()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def device_name() -> str:
-    """The device that JAX computes on, in words."""
-    device = jax.devices()[0]
-    return f"{device.platform} ({device.device_kind})"
 
 
 def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
@@ -105,15 +101,39 @@ def augment(key: jax.Array, images: jax.Array, targets: Targets) -> tuple[jax.Ar
     return jnp.clip(images, 0.0, 1.0), targets
 
 
+class Trained(NamedTuple):
+    """What a training gives.
+
+    Attributes:
+        params: weights.
+        log: rows of LOG_COLUMNS.
+        hardware: what each process of the last uninterrupted part computed on, as device.describe() says it.
+    """
+
+    params: network.Params
+    log: list[tuple[float, ...]]
+    hardware: list[dict[str, Any]]
+
+
 @cache
-def make_step(config: TrainConfig, num_objects: int) -> Callable[..., tuple[State, Losses]]:
-    """Compiles one update: (state, step, images, objects, fragments, locations) -> (state, losses)."""
+def make_step(
+    config: TrainConfig, num_objects: int, whole: NamedSharding | None = None
+) -> Callable[..., tuple[State, Losses]]:
+    """Compiles one update: (state, step, images, objects, fragments, locations) -> (state, losses).
+
+    Args:
+        config: parameters.
+        num_objects: number of objects.
+        whole: how results lie on several devices; XLA divides the work as the batch is divided.
+    """
     weights = (config.weight_object, config.weight_fragment, config.weight_location)
 
     # Level 1 halves the time of compilation on CPUs and leaves the speed of a step as it is.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=options)
+    placement = {} if whole is None else {"out_shardings": whole}
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=options, **placement)
     def update(state: State, step: jax.Array, images: jax.Array, *maps: jax.Array) -> tuple[State, Losses]:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         inputs, targets = augment(key, images.astype(jnp.float32) / 255, Targets(*maps))
@@ -135,8 +155,11 @@ def batch_indices(seed: int, step: int, count: int, size: int) -> np.ndarray:
     return np.array([orders[p // count][p % count] for p in positions])
 
 
-def _pack(state: State, step: int, log: list[tuple[float, ...]], run: str) -> dict[str, np.ndarray]:
+def _pack(
+    state: State, step: int, log: list[tuple[float, ...]], run: str, hardware: list[dict[str, Any]]
+) -> dict[str, np.ndarray]:
     arrays = {"step": np.array(step), "log": np.array(log).reshape(-1, len(LOG_COLUMNS)), "run": np.array(run)}
+    arrays["hardware"] = np.array(json.dumps(hardware))
     for field, tree in state._asdict().items():
         for layer, values in tree.items():
             arrays |= {f"{field}/{layer}/{name}": np.asarray(value) for name, value in values.items()}
@@ -171,68 +194,98 @@ def write_log(path: Path, log: list[tuple[float, ...]]) -> None:
     checkpoint.write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 
+def _meet(group: Group, run: str) -> list[dict[str, Any]]:
+    """Waits for the other processes; returns what each computes on.
+
+    Raises:
+        EposError: they do not train the same.
+    """
+    group.join()
+    notes = [json.loads(note) for note in group.collect(json.dumps({"run": run, **device.describe()}))]
+    if any(note.pop("run") != run for note in notes):
+        raise EposError("the processes that train together have different data, parameters or code")
+    return notes
+
+
 def train(
     samples: Samples,
     config: TrainConfig,
     work_dir: Path,
     run: str,
+    checkpoints: checkpoint.Checkpoints | None = None,
+    group: Group | None = None,
     checkpoint_every: int = 100,
-    keep: int = 2,
     log_every: int = 20,
     progress: Callable[[str], None] = say,
-) -> tuple[network.Params, list[tuple[float, ...]]]:
+) -> Trained:
     """Trains from the newest checkpoint of the same run, or from the start.
+
+    Of several processes the leader alone reads and writes checkpoints and the log; it tells the others where to go on.
 
     Args:
         samples: training images.
         config: parameters.
         work_dir: gets checkpoints/ and loss.csv.
         run: fingerprint of the run.
+        checkpoints: where they are kept, if not in work_dir.
+        group: processes that train together, if not this one alone.
         checkpoint_every: steps between checkpoints.
-        keep: number of checkpoints to keep.
         log_every: steps between lines of the log.
         progress: receives lines of text.
 
-    Returns:
-        weights, and rows of LOG_COLUMNS.
-
     Raises:
         EposError: the checkpoints belong to another run, or the loss is not finite.
+        PeerError: another process of the group was lost.
         Terminated: SIGTERM; a checkpoint was written.
     """
-    folder = work_dir / "checkpoints"
+    checkpoints = checkpoints or checkpoint.Folder(work_dir / "checkpoints")
+    group = group or Group()
+    leads = group.peers.leads
     num_objects = len(samples.fragments.obj_ids)
-    found = checkpoint.load_latest(folder)
+    found = checkpoints.load()
     log: list[tuple[float, ...]] = []
     first = 0
+    if found is not None:
+        if str(found["run"]) != run:
+            raise EposError(
+                f"{checkpoints}: checkpoints of another run (other data, parameters or code); use another --work-dir"
+            )
+        first, log = int(found["step"]), [tuple(row) for row in found["log"].tolist()]
+    if found is not None and first == config.train_steps:
+        # The others may be done and gone.
+        hardware = json.loads(str(found["hardware"]))
+    else:
+        hardware = _meet(group, run)
     if found is None:
         params = network.init(config.seed, config.backbone, num_objects, config.num_frags)
         state = State(params, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
-    elif str(found["run"]) != run:
-        raise EposError(
-            f"{folder}: checkpoints of another run (other data, parameters or code); use another --work-dir"
-        )
     else:
-        state, first, log = _unpack(found), int(found["step"]), [tuple(row) for row in found["log"].tolist()]
+        state = _unpack(found)
+    start, state = group.share((np.array(first, np.int32), state))
+    first = int(start)
+    if first:
         progress(f"resuming from step {first}")
     count = sum(p.size for p in jax.tree.leaves(state.params))
-    progress(f"training on {device_name()}: {len(samples)} images of {samples.canvas[1]}x{samples.canvas[0]} px, "
+    here = hardware[min(group.peers.index, len(hardware) - 1)]
+    progress(f"training on {here['device']}: {len(samples)} images of {samples.canvas[1]}x{samples.canvas[0]} px, "
              f"{num_objects} objects, {config.num_frags} fragments each, {count} weights")  # fmt: skip
+    progress(device.remark(here))
 
-    update = make_step(config, num_objects)
+    update = make_step(config, num_objects, group.whole)
+    part = group.part(config.batch_size)
     stop = threading.Event()
 
     def load(step: int) -> tuple[np.ndarray, ...]:
-        return samples.batch(batch_indices(config.seed, step, len(samples), config.batch_size))
+        return samples.batch(batch_indices(config.seed, step, len(samples), config.batch_size)[part])
 
-    with ThreadPoolExecutor(1) as loader, _on_sigterm(stop):
+    with ThreadPoolExecutor(1) as loader, _on_sigterm(stop), group.errors():
         batch: Future[tuple[np.ndarray, ...]] = loader.submit(load, first)
         saved, since, since_step = first, time.monotonic(), first
         for step in range(first, config.train_steps):
             arrays = batch.result()
             if step + 1 < config.train_steps:
                 batch = loader.submit(load, step + 1)
-            state, losses = update(state, step, *arrays)
+            state, losses = update(state, step, *group.divide(arrays, config.batch_size))
             done = step + 1
             if done % log_every == 0 or done == config.train_steps:
                 row = (float(done), *(float(v) for v in losses))
@@ -244,18 +297,22 @@ def train(
                 since, since_step = now, done
                 progress(f"step {done}/{config.train_steps} loss {row[1]:.3f} object {row[2]:.4f} "
                          f"fragment {row[3]:.3f} location {row[4]:.5f} {speed:.1f} images/s")  # fmt: skip
-            if done % checkpoint_every == 0 or done == config.train_steps or stop.is_set():
-                checkpoint.save(folder, done, _pack(state, done, log, run), keep)
+            if leads and (done % checkpoint_every == 0 or done == config.train_steps or stop.is_set()):
+                checkpoints.save(done, _pack(state, done, log, run, hardware))
                 write_log(work_dir / "loss.csv", log)
                 saved = done
             if stop.is_set() and done < config.train_steps:
-                raise Terminated(f"stopped by SIGTERM; checkpoint of step {saved} written")
-    write_log(work_dir / "loss.csv", log)
-    return state.params, log
+                raise Terminated("stopped by SIGTERM" + (f"; checkpoint of step {saved} written" if leads else ""))
+        params = group.own(state.params)
+        # The leader comes here with the last checkpoint written: nobody is needed any more.
+        group.leave()
+    if leads:
+        write_log(work_dir / "loss.csv", log)
+    return Trained(params, log, hardware)
 
 
-def run_info() -> dict[str, Any]:
-    """Versions of what computed a model."""
+def run_info(hardware: list[dict[str, Any]]) -> dict[str, Any]:
+    """What computed a model: versions, and the devices and GPUs of the processes that trained it."""
     import cv2
 
     return {
@@ -263,5 +320,7 @@ def run_info() -> dict[str, Any]:
         "jax": jax.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "device": device_name(),
+        "processes": len(hardware),
+        "device": ", ".join(dict.fromkeys(h["device"] for h in hardware)),
+        "gpus": [gpu for h in hardware for gpu in h["gpus"]],
     }
