@@ -277,8 +277,12 @@ def build(cache: Cache) -> Path:
     return result
 
 
-def add_training(cache: Cache, folder: Path) -> None:
+def add_training(cache: Cache, folder: Path, variant: str = "cpu") -> None:
     """Put the training image into an existing bundle: nobody publishes it, it is always built from its recipe.
+
+    Args:
+        folder: the bundle's.
+        variant: of the image, a key of training.LOCKS.
 
     Raises:
         LabError: there is no bundle in `folder`.
@@ -288,7 +292,7 @@ def add_training(cache: Cache, folder: Path) -> None:
         manifest: dict[str, Any] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
-    image = Plan().epos
+    image = training.image(variant)
     name = "images/epos.tar"
     if manifest.get("images", {}).get("epos") == image.reference and (folder / name).exists():
         return

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.lab import bundle, faults, nodes
+from tests.lab import bundle, faults, nodes, training
 from tests.lab.cache import PROJECT, Cache
 from tests.lab.process import LabError
 from tests.lab.site import Site, check_name, read_site, state_folder
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
     command = verbs.add_parser("training", help="build the training image and put it into a bundle")
     command.add_argument("folder", type=Path)
+    command.add_argument("--inventory", type=Path, help="whose GPUs decide about CUDA in it; default: without")
     verbs.add_parser("govet", help="go vet on the k3s stand-in, unless its sources have passed before")
     verbs.add_parser("gotest", help="go test on the k3s stand-in, unless its sources have passed before")
     for verb, text in (
@@ -53,7 +54,8 @@ def main(words: list[str]) -> int:
             case "bundle":
                 print(bundle.build(Cache()))
             case "training":
-                bundle.add_training(Cache(), arguments.folder)
+                chosen = training.variant(arguments.inventory) if arguments.inventory else "cpu"
+                bundle.add_training(Cache(), arguments.folder, chosen)
             case "govet":
                 bundle.Plan().standin.vet(Cache())
             case "gotest":

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from tests.lab import images, wheels
 from tests.lab.cache import PROJECT, hash_inputs
-from tests.lab.process import LabError
+from tests.lab.process import LabError, run
 
 SOURCE = PROJECT / "pipelines/epos/src/epos"
 RECIPE = PROJECT / "pipelines/epos/image/Containerfile"
 # What the variants of the image compute with; the lab's GPUs are simulated, so its own is the one without CUDA.
 LOCKS = {"cpu": PROJECT / "requirements/pipelines.txt", "cuda": PROJECT / "requirements/pipelines-cuda.txt"}
+
+
+def variant(inventory: Path) -> str:
+    """The variant that a site needs: `cuda` where a host of its inventory declares GPUs.
+
+    Raises:
+        LabError: Ansible cannot read the inventory.
+    """
+    listed = json.loads(run(["ansible-inventory", "-i", inventory, "--list"]).stdout)
+    declared = [host.get("gpu_operator_gpus", 0) for host in listed["_meta"]["hostvars"].values()]
+    return "cuda" if any(str(number) != "0" for number in declared) else "cpu"
 
 
 def image(variant: str = "cpu") -> images.Built:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -154,12 +155,11 @@ def test_machine_without_debian_sources_is_reported(monkeypatch: pytest.MonkeyPa
 
 
 class FakeTraining:
-    """Stands for the training image of the plan."""
+    """Stands for the training image."""
 
-    reference = "localhost/epos:2"
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, variant: str) -> None:
         self.path = path
+        self.reference = f"localhost/epos:{variant}"
 
     def archive(self, cache: Cache) -> Path:
         return self.path
@@ -169,20 +169,29 @@ def test_the_training_image_joins_a_downloaded_bundle(tmp_path: Path, monkeypatc
     archive, folder = tmp_path / "archive", tmp_path / "bundle"
     archive.write_bytes(b"image")
     folder.mkdir()
-    monkeypatch.setattr(bundle, "Plan", lambda: type("Plan", (), {"epos": FakeTraining(archive)}))
+    monkeypatch.setattr(training, "image", lambda variant: FakeTraining(archive, variant))
     with pytest.raises(LabError, match="fill the bundle first"):
         bundle.add_training(Cache(tmp_path / "cache"), folder)
 
     other = {"path": "bin/k3s", "kind": "binary", "name": "k3s", "sha256": "0" * 64, "size": 1}
     old = {"path": "images/epos.tar", "kind": "images", "name": "epos", "sha256": "1" * 64, "size": 1}
     (folder / "bundle.yml").write_text(yaml.safe_dump({"images": {"minio": "m"}, "artifacts": [old, other]}))
-    bundle.add_training(Cache(tmp_path / "cache"), folder)
+    bundle.add_training(Cache(tmp_path / "cache"), folder, "cuda")
     manifest = yaml.safe_load((folder / "bundle.yml").read_text())
-    assert manifest["images"] == {"minio": "m", "epos": "localhost/epos:2"}
+    assert manifest["images"] == {"minio": "m", "epos": "localhost/epos:cuda"}
     assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", "images/epos.tar"]
     assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
     assert manifest["artifacts"][1]["built"] is True
     assert (folder / "images/epos.tar").read_bytes() == b"image"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"), [("", "cpu"), ("gpu_operator_gpus: 0", "cpu"), ("gpu_operator_gpus: 8", "cuda")]
+)
+def test_sites_with_gpus_get_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, wanted: str) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    (tmp_path / "hosts.yml").write_text(f"agent: {{hosts: {{a: {{{line}}}, b: }}}}\n")
+    assert training.variant(tmp_path) == wanted
 
 
 def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
