@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ansible.module_utils
 import pytest
@@ -14,6 +16,7 @@ PROJECT = Path(__file__).parents[2]
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
 from .site import Epos, Site, Store  # noqa: E402
+from .training import is_current, read_record, train  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,3 +73,15 @@ def dataset(request: pytest.FixtureRequest, epos: Epos, tmp_path_factory: pytest
     path = tmp_path_factory.mktemp("dataset") / "lab"
     epos.run("render", "--out", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(request: pytest.FixtureRequest, site: Site, store: Store, report_dir: Path) -> dict[str, Any]:
+    """A site with a published model: trained now, or found current with --train=auto."""
+    if request.config.getoption("train") == "auto" and is_current(site, store):
+        record = read_record(store)
+    else:
+        epos, dataset = request.getfixturevalue("epos"), request.getfixturevalue("dataset")
+        record = train(site, store, epos, dataset)
+    (report_dir / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record

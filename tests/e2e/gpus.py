@@ -71,7 +71,7 @@ class GpuPods:
             "imagePullPolicy": "IfNotPresent",
             "command": ["sh", "-c", command],
             "resources": {
-                "limits": {RESOURCE: gpus, "cpu": "1", "memory": "512Mi"},
+                "limits": {RESOURCE: str(gpus), "cpu": "1", "memory": "512Mi"},
                 "requests": {"cpu": "10m", "memory": "32Mi"},
             },
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},

@@ -165,7 +165,7 @@ class Job:
         pod["containers"][0]["image"] = site.manifest["images"]["epos"]
         pod["containers"][0]["args"] = ["run", *arguments]
         if gpus:
-            pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = gpus
+            pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = str(gpus)
         for volume in pod["volumes"]:
             if "persistentVolumeClaim" in volume:
                 volume["persistentVolumeClaim"]["claimName"] = names[volume["persistentVolumeClaim"]["claimName"]]

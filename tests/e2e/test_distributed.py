@@ -11,7 +11,7 @@ import pytest
 
 from .gpus import gpu_nodes
 from .site import NAMESPACE, Job, Site, Store
-from .test_training import SMALL, remove
+from .training import SMALL, remove
 
 OPTIONS = [*SMALL, "--train-steps", "16", "--log-every", "1", "--min-recall", "0"]
 # Half batches are summed in another order than whole ones.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 
 from .gpus import RESOURCE, GpuNode, examine, gpu_nodes, gpu_pods, unschedulable
-from .site import Job, Site
+from .site import Job, Site, Store
+from .training import SMALL, remove
 
 SLEEP = "exec sleep 900"
 
@@ -73,26 +76,29 @@ def test_quota_of_a_namespace_holds(site: Site, nodes: list[GpuNode]) -> None:
 
 
 @pytest.mark.fault
-def test_trainings_wait_and_share(site: Site, nodes: list[GpuNode]) -> None:
+def test_trainings_wait_and_share(trained: dict[str, Any], site: Site, store: Store, nodes: list[GpuNode]) -> None:
     """Two trainings ask for a GPU each: both wait while none is free; where time-slicing lends one GPU twice, both run on it."""
     shared = next((node for node in nodes if node.slots > node.devices and node.slots - node.used >= 2), None)
     if shared is None:
         pytest.skip("no node of this site shares its GPUs")
-    small = ["--data", "s3://epos-data/lab", "--data-dir", "/data/set", "--work-dir", "/work", "--overlays", "0"]
-    small += ["--train-steps", "2", "--min-recall", "0"]
+    arguments = [*SMALL, "--train-steps", "2", "--min-recall", "0", "--models", "s3://epos-models/test-share"]
     with gpu_pods(site, "gpu-test-share") as pods:
         holders = {node.name: [pods.start(SLEEP, node.name) for _ in range(node.slots - node.used)] for node in nodes}
         everyone = [name for names in holders.values() for name in names]
         pods.wait("not all GPUs could be taken", everyone, lambda pod: pod.status.phase == "Running")
-        # Two slots of one GPU: of a node with one shared GPU all slots are its own.
-        models = ["--models", "s3://epos-models/test-share"]
         with (
-            Job(site, "epos-test-share-a", [*small, *models], gpus=1) as one,
-            Job(site, "epos-test-share-b", [*small, *models], gpus=1) as two,
+            Job(site, "epos-test-share-a", arguments, gpus=1) as one,
+            Job(site, "epos-test-share-b", arguments, gpus=1) as two,
         ):
             for job in (one, two):
                 job.await_pending(f"Insufficient {RESOURCE}", timeout=60)
             pods.remove(*holders[shared.name])
             logs = [job.follow(timeout=600) for job in (one, two)]
             assert [job.finished() for job in (one, two)] == ["Complete", "Complete"], "\n".join(logs)[-4000:]
-            assert {pod.spec.node_name for job in (one, two) for pod in job.pods()} == {shared.name}
+            ended = [pod for job in (one, two) for pod in job.pods()]
+    assert {pod.spec.node_name for pod in ended} == {shared.name}
+    times = [pod.status.container_statuses[0].state.terminated for pod in ended]
+    assert max(time.started_at for time in times) < min(time.finished_at for time in times), "one after the other"
+    given = {gpu for log in logs for gpu in re.findall(r"(?:GPU|MIG)-[0-9a-f-]{36}", log)}
+    assert len(given) <= shared.devices
+    remove(store, "epos-models", "test-share/")
