@@ -49,6 +49,7 @@ def machine() -> dict[str, str]:
         "mounts": "cut -d' ' -f2 /proc/self/mounts",
         "rules": "iptables-save | grep -E '^-' || true",
         "links": "ls /sys/class/net",
+        "temporary files": "ls -d /tmp/k8srcp-* /tmp/ansible* 2>/dev/null || true",
         "cgroups": "find /sys/fs/cgroup -type d -name 'libpod-*'",
     }
     return {name: subprocess.check_output(["bash", "-c", command], text=True) for name, command in commands.items()}
