@@ -279,6 +279,8 @@ def test_gpu_operator_comes_off_and_back(site: Site) -> None:
     assert "ownerReferences" not in classes["nvidia"]
     assert not site.kubectl("get", "resourcequota", "-A")["items"]
     assert "gpu-operator" not in [item["metadata"]["name"] for item in site.kubectl("get", "namespaces")["items"]]
+    for node in site.nodes:
+        assert site.ssh(node, "ls -d /usr/local/nvidia /run/nvidia /run/cdi /etc/cdi 2>/dev/null || true") == "", node
     again = site.playbook("uninstall", *arguments, "-e", "uninstall_confirm=lab")
     assert set(again.changed().values()) == {0}, again.changed_tasks()
 
