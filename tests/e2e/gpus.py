@@ -146,14 +146,6 @@ def gpu_pods(site: Site, label: str) -> Iterator[GpuPods]:
         pods.remove()
 
 
-def unschedulable(pod: Any) -> str:
-    """Return why the scheduler finds no node for the pod, empty when it has one."""
-    for condition in pod.status.conditions or []:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return str(condition.message)
-    return ""
-
-
 def examine(site: Site, timeout: float = 180) -> list[dict[str, Any]]:
     """Run the check on every GPU of every node, all at once; return one finding per GPU.
 

@@ -131,6 +131,14 @@ class Epos:
         return answer
 
 
+def unschedulable(pod: Any) -> str:
+    """Return why the scheduler finds no node for the pod, empty when it has one."""
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return str(condition.message)
+    return ""
+
+
 class Job:
     """One training Job on the site, from a manifest in pipelines/epos."""
 
@@ -222,9 +230,8 @@ class Job:
         """Wait until the scheduler says of the Job's pod, for everybody to see, that it waits for `reason`."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            for pod in self.pods():
-                if any(c.type == "PodScheduled" and reason in (c.message or "") for c in pod.status.conditions or []):
-                    return
+            if any(reason in unschedulable(pod) for pod in self.pods()):
+                return
             time.sleep(0.3)
         raise AssertionError(
             f"no pod waits for {reason!r} after {timeout} s:\n{self.site.evidence(NAMESPACE, self.selector)}"

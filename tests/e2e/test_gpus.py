@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from .gpus import RESOURCE, GpuNode, examine, gpu_nodes, gpu_pods, unschedulable
-from .site import Job, Site, Store
+from .gpus import RESOURCE, GpuNode, examine, gpu_nodes, gpu_pods
+from .site import Job, Site, Store, unschedulable
 from .training import SMALL, remove
 
 SLEEP = "exec sleep 900"
