@@ -23,7 +23,7 @@ import (
 	"slipway/tests/lab/k3s/internal/netpol/rules"
 )
 
-const patience = time.Second
+const patience = 5 * time.Second
 
 // space is a network namespace. It lives as long as the thread that it was made on, so nothing is left behind.
 type space struct {
