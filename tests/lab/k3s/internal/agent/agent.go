@@ -1,4 +1,4 @@
-// Package agent runs the node side of k3s: containerd, kubelet, kube-proxy and the pod network.
+// Package agent runs the node side of k3s: containerd, kubelet, kube-proxy, the pod network and its policies.
 package agent
 
 import (
@@ -21,6 +21,7 @@ import (
 	"slipway/tests/lab/k3s/internal/containerd"
 	"slipway/tests/lab/k3s/internal/images"
 	"slipway/tests/lab/k3s/internal/loadbalancer"
+	"slipway/tests/lab/k3s/internal/netpol"
 	"slipway/tests/lab/k3s/internal/options"
 	"slipway/tests/lab/k3s/internal/paths"
 	"slipway/tests/lab/k3s/internal/payload"
@@ -141,6 +142,11 @@ func Run(ctx context.Context, config Config) error {
 	}
 	if err := a.describeNode(ctx, client); err != nil {
 		return err
+	}
+	if !settings.DisableNetworkPolicy {
+		if err := netpol.Start(ctx, client, a.node); err != nil {
+			return err
+		}
 	}
 	if settings.FlannelBackend != "none" {
 		if err := a.startNetwork(ctx, settings); err != nil {

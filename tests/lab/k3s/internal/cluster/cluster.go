@@ -34,10 +34,11 @@ const ControllerUser = "system:k3s-controller"
 
 // Settings are the cluster-wide options that agents learn from the servers.
 type Settings struct {
-	ClusterCIDR      []string
-	ServiceCIDR      []string
-	ClusterDNS       []string
-	ClusterDomain    string
-	FlannelBackend   string
-	DisableKubeProxy bool
+	ClusterCIDR          []string
+	ServiceCIDR          []string
+	ClusterDNS           []string
+	ClusterDomain        string
+	FlannelBackend       string
+	DisableKubeProxy     bool
+	DisableNetworkPolicy bool
 }

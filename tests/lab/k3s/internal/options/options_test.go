@@ -142,7 +142,7 @@ func TestWhatIsMissingIsRefused(t *testing.T) {
 			t.Error("must be refused by name:", content, err)
 		}
 	}
-	for _, content := range []string{"embedded-registry: false", "etcd-snapshot-retention: 5", "disable-network-policy: true"} {
+	for _, content := range []string{"embedded-registry: false", "etcd-snapshot-retention: 5", "disable-helm-controller: true"} {
 		if _, _, err := parse(t, Server, map[string]string{"config.yaml": content}); err != nil {
 			t.Error("changes nothing, so it is accepted:", content, err)
 		}

@@ -150,7 +150,7 @@ var serverOnly = []option{
 	{name: "disable-scheduler", kind: Bool},
 	{name: "disable-cloud-controller", kind: Bool, support: inert},
 	{name: "disable-kube-proxy", kind: Bool},
-	{name: "disable-network-policy", kind: Bool, support: inert},
+	{name: "disable-network-policy", kind: Bool},
 	{name: "disable-helm-controller", kind: Bool, support: inert},
 	{name: "disable-apiserver", kind: Bool, support: missing},
 	{name: "disable-controller-manager", kind: Bool, support: missing},

@@ -66,12 +66,13 @@ func newConfig(values *options.Values, node string, ips []string) (*config, erro
 	}
 	c.bind = values.String("bind-address")
 	c.settings = cluster.Settings{
-		ClusterCIDR:      orDefault(values.SplitList("cluster-cidr"), defaultClusterCIDR),
-		ServiceCIDR:      orDefault(values.SplitList("service-cidr"), defaultServiceCIDR),
-		ClusterDNS:       values.SplitList("cluster-dns"),
-		ClusterDomain:    values.String("cluster-domain"),
-		FlannelBackend:   values.String("flannel-backend"),
-		DisableKubeProxy: values.Bool("disable-kube-proxy"),
+		ClusterCIDR:          orDefault(values.SplitList("cluster-cidr"), defaultClusterCIDR),
+		ServiceCIDR:          orDefault(values.SplitList("service-cidr"), defaultServiceCIDR),
+		ClusterDNS:           values.SplitList("cluster-dns"),
+		ClusterDomain:        values.String("cluster-domain"),
+		FlannelBackend:       values.String("flannel-backend"),
+		DisableKubeProxy:     values.Bool("disable-kube-proxy"),
+		DisableNetworkPolicy: values.Bool("disable-network-policy"),
 	}
 	for option, ranges := range map[string][]string{"cluster-cidr": c.settings.ClusterCIDR, "service-cidr": c.settings.ServiceCIDR} {
 		for _, text := range ranges {

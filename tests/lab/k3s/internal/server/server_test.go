@@ -160,6 +160,13 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
+// Agents enforce policies, a server says whether.
+func TestNetworkPolicyIsLeftOutOnRequest(t *testing.T) {
+	if testConfig(t, t.TempDir()).settings.DisableNetworkPolicy || !testConfig(t, t.TempDir(), "--disable-network-policy").settings.DisableNetworkPolicy {
+		t.Error("option disable-network-policy does not reach the agents")
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	c := testConfig(t, t.TempDir(), "--service-cidr", "10.99.0.0/16")
 	if c.serviceIP != "10.99.0.1" || c.settings.ClusterDNS[0] != "10.99.0.10" {
