@@ -20,12 +20,18 @@ from typing import Any
 
 import yaml
 
-from tests.lab import debian, devices, gobuild, images, training
+from tests.lab import argocd, debian, devices, gitserver, gobuild, images, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
-from tests.lab.process import LabError, run
+from tests.lab.process import LabError
 
 RELEASE = PROJECT / "playbooks/group_vars/all/release.yml"
 MINIO = "github.com/minio/minio"
+TRAEFIK = "github.com/traefik/traefik/v3"
+CERT_MANAGER = "github.com/cert-manager/cert-manager"
+# One program, one image for each of its parts: the upstream chart names images, not commands.
+CERT_MANAGER_PARTS = ("controller", "webhook", "cainjector")
+# What upstream's release puts into the chart's archive.
+CERT_MANAGER_CHART = ("Chart.yaml", "values.yaml", "values.schema.json", "templates")
 BUSYBOX = {"busybox-static": ["/bin/busybox"]}
 # The cache forgets what was not used for so many seconds, and all but so many versions of one thing.
 UNUSED_FOR_S = 14 * 24 * 3600.0
@@ -84,6 +90,8 @@ class Image:
                 shutil.copy(busybox(cache), context / "busybox")
             for path in context.iterdir():
                 path.chmod(0o755 if path.name != "Containerfile" else 0o644)
+                # A layer contains its files' times: images of the same files are to share their layers.
+                os.utime(path, (0, 0))
             images.build(context / "Containerfile", context, self.reference)
 
 
@@ -145,6 +153,28 @@ class Plan:
         return Image("minio", tag, (gobuild.Program("minio", MINIO, variables),), busybox=True)
 
     @cached_property
+    def traefik(self) -> Image:
+        """The Traefik image. Its dashboard is a page that says so: the module has no files for it."""
+        program = gobuild.Program("traefik", TRAEFIK, {f"{TRAEFIK}/pkg/version.Version": "{version}"})
+        return Image("traefik", program.version, (program,))
+
+    @cached_property
+    def cert_manager(self) -> list[Image]:
+        """The images of cert-manager's controller, webhook and CA injector."""
+        program = gobuild.Program("cert-manager", CERT_MANAGER, {f"{CERT_MANAGER}/pkg/util.AppVersion": "{version}"})
+        return [Image(f"cert-manager-{part}", program.version, (program,)) for part in CERT_MANAGER_PARTS]
+
+    @cached_property
+    def argocd(self) -> images.Built:
+        """The image of Argo CD and its Redis."""
+        return argocd.image(HELM)
+
+    @cached_property
+    def git(self) -> images.Built:
+        """The image of the Git service."""
+        return gitserver.image()
+
+    @cached_property
     def packaged(self) -> list[Image]:
         """The images of the components that k3s packages, and the busybox of storage helpers."""
         programs = [Image(program.name, program.version, (program,)) for program in PACKAGED]
@@ -185,17 +215,35 @@ class Plan:
         """MinIO's chart out of its Go module, as an archive with always the same bytes, in a folder of its own."""
 
         def make(draft: Path) -> None:
-            listed = run(
-                [gobuild.toolchain(), "mod", "download", "-json", f"{MINIO}@{self.minio_version}"],
-                cwd=gobuild.MODULES / "minio",
-                env=gobuild.environment(cache),
-            )
-            source = Path(json.loads(listed.stdout)["Dir"]) / "helm/minio"
+            source = gobuild.source(cache, gobuild.MODULES / "minio", MINIO) / "helm/minio"
             version = yaml.safe_load((source / "Chart.yaml").read_text())["version"]
             draft.mkdir()
             pack(source, "minio", draft / f"minio-{version}.tgz")
 
         return next(cache.entry("chart", "minio", hash_inputs("chart", self.minio_version), make).iterdir())
+
+    def cert_manager_chart(self, cache: Cache) -> Path:
+        """cert-manager's chart out of its Go module, as an archive with always the same bytes, in a folder of its own."""
+        folder = gobuild.MODULES / "cert-manager"
+        version = gobuild.module_version(folder, CERT_MANAGER)
+
+        def make(draft: Path) -> None:
+            source = gobuild.source(cache, folder, CERT_MANAGER) / "deploy/charts/cert-manager"
+            draft.mkdir()
+            with cache.workdir() as work:
+                for name in CERT_MANAGER_CHART:
+                    (shutil.copytree if (source / name).is_dir() else shutil.copy)(source / name, work / name)
+                # As upstream's release does: the files in the module have v0.0.0.
+                chart = {
+                    **yaml.safe_load((source / "Chart.yaml").read_text()),
+                    "version": version,
+                    "appVersion": version,
+                }
+                (work / "Chart.yaml").write_text(yaml.safe_dump(chart, sort_keys=False))
+                pack(work, "cert-manager", draft / f"cert-manager-{version}.tgz")
+
+        key = hash_inputs("chart", version, *CERT_MANAGER_CHART)
+        return next(cache.entry("chart", "cert-manager", key, make).iterdir())
 
     def gpu_chart(self, cache: Cache) -> Path:
         """The chart of the GPU operator's stand-in, as an archive with always the same bytes, in a folder of its own."""

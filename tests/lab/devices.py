@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tests.lab import images, wheels
-from tests.lab.cache import PROJECT, hash_inputs
+from tests.lab.cache import PROJECT, Cache, hash_inputs
 
 SOURCE = Path(__file__).parent / "gpu_operator"
 RECIPE = images.RECIPES / "gpu-operator/Containerfile"
@@ -24,7 +24,7 @@ def image() -> images.Built:
     return images.derived("gpu-operator", images.python(), key, RECIPE, prepare)
 
 
-def prepare(context: Path) -> None:
+def prepare(_: Cache, context: Path) -> None:
     """Fill the build context: the locked packages in `site-packages`, the program in `gpu_operator`."""
     wheels.install(LOCK, context / "site-packages")
     shutil.copytree(SOURCE, context / "gpu_operator", ignore=shutil.ignore_patterns("__pycache__"))

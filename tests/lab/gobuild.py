@@ -101,6 +101,13 @@ def tool(folder: Path) -> str:
     return found[1]
 
 
+def source(cache: Cache, folder: Path, module: str) -> Path:
+    """The files of `module`, as Go unpacks them, in the version that a folder's go.mod pins."""
+    wanted = f"{module}@{module_version(folder, module)}"
+    listed = run([toolchain(), "mod", "download", "-json", wanted], cwd=folder, env=environment(cache))
+    return Path(json.loads(listed.stdout)["Dir"])
+
+
 def _compile(cache: Cache, folder: Path, package: str, variables: Mapping[str, str], target: Path) -> None:
     flags = " ".join(["-s -w", *(f"-X {name}={value}" for name, value in variables.items())])
     command: list[str | Path] = [toolchain(), "build", f"-ldflags={flags}", "-o", target, package]

@@ -114,7 +114,7 @@ def derived(
     parent: Built,
     key: str,
     recipe: Path,
-    prepare: Callable[[Path], None],
+    prepare: Callable[[Cache, Path], None],
     arguments: Mapping[str, str] | None = None,
 ) -> Built:
     """An image whose recipe starts with `FROM ${BASE}`.
@@ -122,14 +122,14 @@ def derived(
     Args:
         parent: what stands for BASE.
         key: hash of its inputs, the parent aside.
-        prepare: fills the build context, an empty folder; called only when the image must be built.
+        prepare: fills the build context, an empty folder, from the cache; called only when the image must be built.
         arguments: further build arguments of the recipe.
     """
 
     def make(cache: Cache, image: str, draft: Path) -> None:
         start = parent.archive(cache)
         with cache.workdir() as context:
-            prepare(context)
+            prepare(cache, context)
             with cache.lock("podman"), passing(image, parent.reference):
                 load(start, parent.reference)
                 build(recipe, context, image, {"BASE": parent.reference, **(arguments or {})})
@@ -142,7 +142,7 @@ def _own(name: str, parent: Built) -> Built:
     """An image whose recipe and build context is a folder of the lab."""
     folder = RECIPES / name
 
-    def prepare(context: Path) -> None:
+    def prepare(_: Cache, context: Path) -> None:
         shutil.copytree(folder, context, dirs_exist_ok=True)
 
     return derived(name, parent, hash_inputs(files=[folder]), folder / "Containerfile", prepare)

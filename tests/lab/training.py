@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.lab import images, wheels
-from tests.lab.cache import PROJECT, hash_inputs
+from tests.lab.cache import PROJECT, Cache, hash_inputs
 from tests.lab.process import LabError, run
 
 SOURCE = PROJECT / "pipelines/epos/src/epos"
@@ -40,7 +40,7 @@ def image(variant: str = "cpu") -> images.Built:
         raise LabError(f"{RECIPE}: no recipe of the training image")
     lock = LOCKS[variant]
 
-    def prepare(context: Path) -> None:
+    def prepare(_: Cache, context: Path) -> None:
         wheels.install(lock, context / "site-packages")
         shutil.copytree(SOURCE, context / "epos", ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab import bundle, debian, devices, gobuild, images, training, wheels
+from tests.lab import argocd, bundle, debian, devices, gitserver, gobuild, images, training, wheels
 from tests.lab.cache import Cache
 from tests.lab.process import LabError
 
@@ -61,6 +61,106 @@ def test_image_references_change_with_their_programs() -> None:
     after = bundle.Image("pause", "1", (gobuild.Program("pause", variables={"a.b": "c"}),)).reference
     assert before.startswith("localhost/slipway-lab/pause:1-")
     assert before != after
+
+
+def test_files_of_a_layer_have_no_time_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "pause"
+    program.write_bytes(b"x")
+    times: dict[str, float] = {}
+
+    def build(_: Path, context: Path, __: str) -> None:
+        times.update({path.name: path.stat().st_mtime for path in context.iterdir()})
+
+    monkeypatch.setattr(gobuild.Program, "build", lambda self, cache: program)
+    monkeypatch.setattr(images, "build", build)
+    bundle.Image("pause", "1", (gobuild.Program("pause"),)).build(Cache(tmp_path / "cache"))
+    assert times == {"Containerfile": 0, "pause": 0}
+
+
+def test_cert_manager_is_one_program_in_three_images() -> None:
+    made = bundle.Plan().cert_manager
+    assert [image.name for image in made] == [
+        f"cert-manager-{part}" for part in ("controller", "webhook", "cainjector")
+    ]
+    assert len({image.programs[0].key for image in made}) == 1
+    assert {image.programs[0].name for image in made} == {"cert-manager"}
+    assert len({image.key for image in made}) == 3
+    for image in made:
+        recipe = (images.RECIPES / image.name / "Containerfile").read_text()
+        assert f'ENTRYPOINT ["/cert-manager", "{image.name.removeprefix("cert-manager-")}"]' in recipe
+
+
+def test_cert_manager_chart_has_its_release_as_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "module/deploy/charts/cert-manager"
+    (source / "templates").mkdir(parents=True)
+    (source / "templates/crd-x.yaml").write_text("kind: CustomResourceDefinition\n")
+    (source / "Chart.yaml").write_text("name: cert-manager\nversion: v0.0.0\nappVersion: v0.0.0\n")
+    for name in ("values.yaml", "values.schema.json", "README.template.md"):
+        (source / name).write_text("{}\n")
+    monkeypatch.setattr(gobuild, "source", lambda cache, folder, module: tmp_path / "module")
+    plan = bundle.Plan()
+    version = plan.cert_manager[0].version
+    packed = plan.cert_manager_chart(Cache(tmp_path / "cache"))
+    assert packed.name == f"cert-manager-{version}.tgz"
+    with tarfile.open(packed) as files:
+        names = [
+            f"cert-manager/{name}"
+            for name in ("Chart.yaml", "templates/crd-x.yaml", "values.schema.json", "values.yaml")
+        ]
+        assert sorted(files.getnames()) == names
+        file = files.extractfile("cert-manager/Chart.yaml")
+        assert file is not None
+        assert yaml.safe_load(file.read()) == {"name": "cert-manager", "version": version, "appVersion": version}
+
+
+def test_traefik_reports_its_version() -> None:
+    image = bundle.Plan().traefik
+    assert image.programs[0].variables == {f"{bundle.TRAEFIK}/pkg/version.Version": image.version}
+    assert image.reference.startswith(f"localhost/slipway-lab/traefik:{image.version}-")
+
+
+def test_argocd_reports_its_version() -> None:
+    program = argocd.program()
+    # All three are needed: otherwise the program makes a version up.
+    assert {name.rpartition(".")[2]: value for name, value in program.variables.items()} == {
+        "gitTag": program.version,
+        "gitCommit": "module",
+        "gitTreeState": "clean",
+    }
+
+
+def test_build_context_of_argocd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, made, context = tmp_path / "module", tmp_path / "made", tmp_path / "context"
+    (module / "hack").mkdir(parents=True)
+    (module / "manifests").mkdir()
+    context.mkdir()
+    made.write_bytes(b"x")
+    for script in argocd.SCRIPTS:
+        (module / script).write_text("#!/bin/sh\n")
+    (module / "manifests/install.yaml").write_text("kind: Namespace\n")
+    monkeypatch.setattr(gobuild.Program, "build", lambda self, cache: made)
+    monkeypatch.setattr(gobuild, "source", lambda cache, folder, name: module)
+    cache = Cache(tmp_path / "cache")
+    argocd.prepare(cache, context, argocd.programs(bundle.HELM))
+    wanted = {"argocd", "helm", "kustomize", "entrypoint.sh", "gpg-wrapper.sh", "git-verify-wrapper.sh"}
+    assert {path.name for path in context.iterdir()} == wanted
+    assert all(path.stat().st_mode & 0o111 for path in context.iterdir())
+    recipe = argocd.RECIPE.read_text()
+    assert all(name in recipe for name in wanted)
+    file = argocd.manifests(cache)
+    assert file.name == f"argocd-{argocd.program().version}.yaml"
+    assert file.read_text() == "kind: Namespace\n"
+
+
+def test_argocd_image_changes_with_its_tools() -> None:
+    other = gobuild.Program("pause")
+    assert argocd.image(bundle.HELM).key != argocd.image(other).key
+
+
+def test_build_context_of_the_git_service(tmp_path: Path) -> None:
+    gitserver.prepare(Cache(tmp_path / "cache"), tmp_path)
+    assert (tmp_path / "git_http.py").read_bytes() == gitserver.PROGRAM.read_bytes()
+    assert bundle.Plan().git.reference.startswith("localhost/slipway-lab/git:")
 
 
 def test_derived_image_changes_with_its_parent(tmp_path: Path) -> None:
@@ -113,7 +213,7 @@ def test_chart_of_the_gpu_standin_has_its_content_in_its_version(
 def test_build_context_of_the_gpu_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[tuple[Path, Path]] = []
     monkeypatch.setattr(wheels, "install", lambda lock, target: installed.append((lock, target)))
-    devices.prepare(tmp_path)
+    devices.prepare(Cache(tmp_path / "cache"), tmp_path)
     assert installed == [(devices.LOCK, tmp_path / "site-packages")]
     assert (tmp_path / "gpu_operator/__main__.py").is_file()
     assert not list(tmp_path.rglob("__pycache__"))
