@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.lab import argocd, debian, devices, gitserver, gobuild, images, training
+from tests.lab import argocd, debian, devices, gobuild, images, services, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
 from tests.lab.process import LabError
 
@@ -170,9 +170,9 @@ class Plan:
         return argocd.image(HELM)
 
     @cached_property
-    def git(self) -> images.Built:
-        """The image of the Git service."""
-        return gitserver.image()
+    def services(self) -> images.Built:
+        """The image of the project's own services."""
+        return services.image()
 
     @cached_property
     def packaged(self) -> list[Image]:
@@ -207,6 +207,9 @@ class Plan:
             self.epos.key,
             self.gpu_operator.key,
             devices.chart_version(),
+            *(image.key for image in self.cert_manager),
+            self.argocd.key,
+            self.services.key,
             project_version(),
         ]
         return hash_inputs("bundle", *words, files=[Path(__file__)])
@@ -325,12 +328,12 @@ def build(cache: Cache) -> Path:
     return result
 
 
-def add_training(cache: Cache, folder: Path, variant: str = "cpu") -> None:
-    """Put the training image into an existing bundle: nobody publishes it, it is always built from its recipe.
+def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
+    """Put the images into an existing bundle that nobody publishes: they are always built from their recipes.
 
     Args:
         folder: the bundle's.
-        variant: of the image, a key of training.LOCKS.
+        variant: of the training image, a key of training.LOCKS.
 
     Raises:
         LabError: there is no bundle in `folder`.
@@ -340,43 +343,46 @@ def add_training(cache: Cache, folder: Path, variant: str = "cpu") -> None:
         manifest: dict[str, Any] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
-    image = training.image(variant)
-    name = "images/epos.tar"
-    if manifest.get("images", {}).get("epos") == image.reference and (folder / name).exists():
-        return
-    draft = folder / f"{name}.part"
-    draft.parent.mkdir(exist_ok=True)
-    shutil.copyfile(image.archive(cache), draft)
-    draft.replace(folder / name)
-    entry = {
-        "path": name,
-        "kind": "images",
-        "name": "epos",
-        "version": project_version(),
-        "images": [image.reference],
-        "built": True,
-    }
-    manifest["images"] = {**manifest.get("images", {}), "epos": image.reference}
-    others = [artifact for artifact in manifest["artifacts"] if artifact["path"] != name]
-    manifest["artifacts"] = [*others, *describe(folder, [entry])]
-    # Like the rest of the bundle, the manifest is whole or not there.
-    part = folder / "bundle.yml.part"
-    part.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
-    part.replace(path)
+    for name, image in (("epos", training.image(variant)), ("services", services.image())):
+        file = f"images/{name}.tar"
+        if manifest.get("images", {}).get(name) == image.reference and (folder / file).exists():
+            continue
+        draft = folder / f"{file}.part"
+        draft.parent.mkdir(exist_ok=True)
+        shutil.copyfile(image.archive(cache), draft)
+        draft.replace(folder / file)
+        entry = {
+            "path": file,
+            "kind": "images",
+            "name": name,
+            "version": project_version(),
+            "images": [image.reference],
+            "built": True,
+        }
+        manifest["images"] = {**manifest.get("images", {}), name: image.reference}
+        others = [artifact for artifact in manifest["artifacts"] if artifact["path"] != file]
+        manifest["artifacts"] = [*others, *describe(folder, [entry])]
+        # Like the rest of the bundle, the manifest is whole or not there.
+        part = folder / "bundle.yml.part"
+        part.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+        part.replace(path)
 
 
 def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
     # The training image waits for downloads, the compiler for processors: side by side they hardly disturb each other.
     with ThreadPoolExecutor(max_workers=1) as beside:
         epos = beside.submit(plan.epos.archive, cache)
+        own = beside.submit(plan.services.archive, cache)
         helm = HELM.build(cache)
         k3s = plan.standin.build(cache)
         plan.standin.test(cache)
         packaged = archive(cache, "k3s", plan.packaged)
         minio = archive(cache, "minio", [plan.minio])
-        chart, gpu_chart = plan.chart(cache), plan.gpu_chart(cache)
+        chart, gpu_chart, cert_manager_chart = plan.chart(cache), plan.gpu_chart(cache), plan.cert_manager_chart(cache)
         gpu_operator = plan.gpu_operator.archive(cache)
-        epos_archive = epos.result()
+        cert_manager = archive(cache, "cert-manager", plan.cert_manager)
+        argocd_archive, argocd_manifests = plan.argocd.archive(cache), argocd.manifests(cache)
+        epos_archive, services_archive = epos.result(), own.result()
     chart_version = chart.stem.removeprefix("minio-")
     gpu_version = devices.chart_version()
     helm_version = HELM.version
@@ -390,12 +396,18 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "images/minio.tar": minio,
             "images/epos.tar": epos_archive,
             "images/gpu_operator.tar": gpu_operator,
+            "images/cert-manager.tar": cert_manager,
+            "images/argocd.tar": argocd_archive,
+            "images/services.tar": services_archive,
             f"charts/{chart.name}": chart,
             f"charts/{gpu_chart.name}": gpu_chart,
+            f"charts/{cert_manager_chart.name}": cert_manager_chart,
+            f"manifests/{argocd_manifests.name}": argocd_manifests,
         },
         draft,
     )
     k3s_version, minio_tag, epos_version = plan.standin.version, plan.minio.version, project_version()
+    cert_manager_version, argocd_version = plan.cert_manager[0].version, argocd.program().version
     busybox_image = next(image for image in plan.packaged if image.name == "busybox")
     manifest = {
         "schema": 1,
@@ -407,10 +419,17 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "helm": helm_version,
             "minio": minio_tag,
             "gpu_operator": gpu_version,
+            "cert_manager": cert_manager_version,
+            "argocd": argocd_version,
             "epos": epos_version,
         },
         "images": {
             "minio": plan.minio.reference,
+            **{f"cert_manager_{image.name.removeprefix('cert-manager-')}": image.reference for image in plan.cert_manager},
+            "argocd": plan.argocd.reference,
+            # Debian's Redis lies in the same image.
+            "argocd_redis": plan.argocd.reference,
+            "services": plan.services.reference,
             # One stand-in for the operator, its device plugin and the image of its check.
             "gpu_operator": plan.gpu_operator.reference,
             "gpu_device_plugin": plan.gpu_operator.reference,
@@ -430,7 +449,27 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
                 },
                 {"path": "images/minio.tar", "kind": "images", "name": "minio", "version": minio_tag, "images": [plan.minio.reference]},
                 {"path": "images/epos.tar", "kind": "images", "name": "epos", "version": epos_version, "images": [plan.epos.reference]},
+                {
+                    "path": "images/services.tar", "kind": "images", "name": "services", "version": epos_version,
+                    "images": [plan.services.reference],
+                },
                 {"path": f"charts/{chart.name}", "kind": "chart", "name": "minio", "version": chart_version},
+                {
+                    "path": "images/cert-manager.tar", "kind": "images", "name": "cert-manager", "version": cert_manager_version,
+                    "component": "cert_manager", "images": [image.reference for image in plan.cert_manager],
+                },
+                {
+                    "path": f"charts/{cert_manager_chart.name}", "kind": "chart", "name": "cert-manager",
+                    "version": cert_manager_version, "component": "cert_manager",
+                },
+                {
+                    "path": "images/argocd.tar", "kind": "images", "name": "argocd", "version": argocd_version,
+                    "component": "argocd", "images": [plan.argocd.reference],
+                },
+                {
+                    "path": f"manifests/{argocd_manifests.name}", "kind": "manifest", "name": "argocd",
+                    "version": argocd_version, "component": "argocd",
+                },
                 {
                     "path": "images/gpu_operator.tar", "kind": "images", "name": "gpu-operator", "version": gpu_version,
                     "component": "gpu_operator", "images": [plan.gpu_operator.reference],

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
-    command = verbs.add_parser("training", help="build the training image and put it into a bundle")
+    command = verbs.add_parser("images", help="build the images that nobody publishes and put them into a bundle")
     command.add_argument("folder", type=Path)
     command.add_argument("--inventory", type=Path, help="whose GPUs decide about CUDA in it; default: without")
     verbs.add_parser("govet", help="go vet on the k3s stand-in, unless its sources have passed before")
@@ -53,9 +53,9 @@ def main(words: list[str]) -> int:
         match arguments.verb:
             case "bundle":
                 print(bundle.build(Cache()))
-            case "training":
+            case "images":
                 chosen = training.variant(arguments.inventory) if arguments.inventory else "cpu"
-                bundle.add_training(Cache(), arguments.folder, chosen)
+                bundle.add_built(Cache(), arguments.folder, chosen)
             case "govet":
                 bundle.Plan().standin.vet(Cache())
             case "gotest":

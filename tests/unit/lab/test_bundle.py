@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab import argocd, bundle, debian, devices, gitserver, gobuild, images, training, wheels
+from tests.lab import argocd, bundle, debian, devices, gobuild, images, services, training, wheels
 from tests.lab.cache import Cache
 from tests.lab.process import LabError
 
@@ -158,8 +158,8 @@ def test_argocd_image_changes_with_its_tools() -> None:
 
 
 def test_build_context_of_the_git_service(tmp_path: Path) -> None:
-    gitserver.prepare(Cache(tmp_path / "cache"), tmp_path)
-    assert (tmp_path / "git_http.py").read_bytes() == gitserver.PROGRAM.read_bytes()
+    services.prepare(Cache(tmp_path / "cache"), tmp_path)
+    assert (tmp_path / "git_http.py").read_bytes() == (services.SOURCE / "git_http.py").read_bytes()
     assert bundle.Plan().git.reference.startswith("localhost/slipway-lab/git:")
 
 
@@ -254,32 +254,33 @@ def test_machine_without_debian_sources_is_reported(monkeypatch: pytest.MonkeyPa
         debian.sources()
 
 
-class FakeTraining:
-    """Stands for the training image."""
+class FakeImage:
+    """Stands for an image of ours."""
 
-    def __init__(self, path: Path, variant: str) -> None:
+    def __init__(self, path: Path, reference: str) -> None:
         self.path = path
-        self.reference = f"localhost/epos:{variant}"
+        self.reference = reference
 
     def archive(self, cache: Cache) -> Path:
         return self.path
 
 
-def test_the_training_image_joins_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_images_join_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive, folder = tmp_path / "archive", tmp_path / "bundle"
     archive.write_bytes(b"image")
     folder.mkdir()
-    monkeypatch.setattr(training, "image", lambda variant: FakeTraining(archive, variant))
+    monkeypatch.setattr(training, "image", lambda variant: FakeImage(archive, f"localhost/epos:{variant}"))
+    monkeypatch.setattr(services, "image", lambda: FakeImage(archive, "localhost/services:1"))
     with pytest.raises(LabError, match="fill the bundle first"):
-        bundle.add_training(Cache(tmp_path / "cache"), folder)
+        bundle.add_built(Cache(tmp_path / "cache"), folder)
 
     other = {"path": "bin/k3s", "kind": "binary", "name": "k3s", "sha256": "0" * 64, "size": 1}
     old = {"path": "images/epos.tar", "kind": "images", "name": "epos", "sha256": "1" * 64, "size": 1}
     (folder / "bundle.yml").write_text(yaml.safe_dump({"images": {"minio": "m"}, "artifacts": [old, other]}))
-    bundle.add_training(Cache(tmp_path / "cache"), folder, "cuda")
+    bundle.add_built(Cache(tmp_path / "cache"), folder, "cuda")
     manifest = yaml.safe_load((folder / "bundle.yml").read_text())
-    assert manifest["images"] == {"minio": "m", "epos": "localhost/epos:cuda"}
-    assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", "images/epos.tar"]
+    assert manifest["images"] == {"minio": "m", "epos": "localhost/epos:cuda", "services": "localhost/services:1"}
+    assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", "images/epos.tar", "images/services.tar"]
     assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
     assert manifest["artifacts"][1]["built"] is True
     assert (folder / "images/epos.tar").read_bytes() == b"image"

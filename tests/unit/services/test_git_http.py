@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).parents[3] / "pipelines/git/git_http.py"
+SOURCE = Path(__file__).parents[3] / "services/git_http.py"
 
 
 def load() -> ModuleType:
