@@ -48,6 +48,10 @@ options:
         type: str
         default: alphanumeric
         choices: [alphanumeric, lowercase, hex, digits]
+  type:
+    description: Type of the Secret when it is made; that of an existing one cannot change.
+    type: str
+    default: Opaque
   labels:
     description: Labels that the Secret must have; others are left alone.
     type: dict
@@ -116,6 +120,7 @@ def main() -> None:
                 },
                 "mutually_exclusive": [("value", "public")],
             },
+            "type": {"type": "str", "default": "Opaque"},
             "labels": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -135,6 +140,7 @@ def main() -> None:
             params["name"],
             keys,
             {label: str(value) for label, value in params["labels"].items()},
+            kind=params["type"],
             check=module.check_mode,
         )
     except SlipwayError as error:

@@ -38,6 +38,12 @@ class Kube(Protocol):
     def merge_patch(self, path: str, body: Json) -> Json:
         """PATCH by RFC 7386; a `metadata.resourceVersion` in the body makes it conditional (409)."""
 
+    def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
+        """Server-side apply; fields that another manager has set are taken over."""
+
+    def delete(self, path: str) -> None:
+        """DELETE, in the background; what does not exist is deleted."""
+
 
 class KubeClient:
     """`Kube` over HTTPS with the credentials of a kubeconfig file."""
@@ -71,6 +77,17 @@ class KubeClient:
 
     def merge_patch(self, path: str, body: Json) -> Json:
         return self._json("PATCH", path, body=body, content_type="application/merge-patch+json")
+
+    def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
+        query = {"fieldManager": manager, "force": "true", **({"dryRun": "All"} if dry_run else {})}
+        return self._json("PATCH", path, query=query, body=body, content_type="application/apply-patch+yaml")
+
+    def delete(self, path: str) -> None:
+        try:
+            self._request("DELETE", path, query={"propagationPolicy": "Background"})
+        except KubeError as error:
+            if error.status != 404:
+                raise
 
     def _json(self, method: str, path: str, **request: Any) -> Json:
         answer = json.loads(self._request(method, path, **request))

@@ -72,10 +72,17 @@ def read(kube: Kube, namespace: str, name: str, keys: Sequence[str]) -> dict[str
 
 
 def ensure(
-    kube: Kube, namespace: str, name: str, keys: Sequence[Key], labels: Mapping[str, str], check: bool = False
+    kube: Kube,
+    namespace: str,
+    name: str,
+    keys: Sequence[Key],
+    labels: Mapping[str, str],
+    kind: str = "Opaque",
+    check: bool = False,
 ) -> Outcome:
     """Make the Secret, or add the keys and labels that it lacks; existing keys keep their values.
 
+    `kind` is the type of a Secret that is made.
     Safe beside another run of itself: an object made or changed meanwhile (409) is read again.
     Raises SlipwayError when that happens over and over, KubeError when the API refuses.
     """
@@ -97,7 +104,7 @@ def ensure(
         try:
             if secret is None:
                 body["metadata"]["name"] = name
-                kube.create(path(namespace), {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", **body})
+                kube.create(path(namespace), {"apiVersion": "v1", "kind": "Secret", "type": kind, **body})
             else:
                 body["metadata"]["resourceVersion"] = metadata["resourceVersion"]
                 kube.merge_patch(path(namespace, name), body)
