@@ -112,6 +112,7 @@ def _of_flow(flow: Mapping[str, Any], namespace: str, addresses: Addresses) -> J
 
 def _rule(peer: Any, ports: list[Json], direction: str, where: str, addresses: Addresses) -> Json:
     own: list[Json] = []
+    found: list[Json]
     match peer:
         case "api":
             blocks, own = addresses.api, [{"port": addresses.api_port, "protocol": "TCP"}]
@@ -119,7 +120,8 @@ def _rule(peer: Any, ports: list[Json], direction: str, where: str, addresses: A
         case "nodes":
             found = [{"ipBlock": {"cidr": cidr}} for cidr in addresses.nodes]
         case "outside":
-            found = [{"ipBlock": {"cidr": "0.0.0.0/0", "except": list(addresses.pods)}}]
+            world: Json = {"cidr": "0.0.0.0/0", "except": list(addresses.pods)}
+            found = [{"ipBlock": world}]
         case "dns":
             found, own = [_pods(DNS, where)], DNS_PORTS
         case "front_door":

@@ -38,6 +38,10 @@ class Kube(Protocol):
     def merge_patch(self, path: str, body: Json) -> Json:
         """PATCH by RFC 7386; a `metadata.resourceVersion` in the body makes it conditional (409)."""
 
+
+class ObjectKube(Kube, Protocol):
+    """What sets of objects need besides."""
+
     def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
         """Server-side apply; fields that another manager has set are taken over."""
 

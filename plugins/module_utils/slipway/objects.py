@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, ObjectKube
 
 FIELD_MANAGER = "slipway"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "slipway"}
@@ -126,7 +126,7 @@ def significant(item: Json) -> Json:
 class ObjectSet:
     """A named set of objects. ConfigMap `slipway-<name>` in `namespace` records which objects belong to it."""
 
-    def __init__(self, kube: Kube, name: str, namespace: str, check: bool = False) -> None:
+    def __init__(self, kube: ObjectKube, name: str, namespace: str, check: bool = False) -> None:
         self._kube = kube
         self._name = name
         self._namespace = namespace

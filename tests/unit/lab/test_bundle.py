@@ -157,10 +157,10 @@ def test_argocd_image_changes_with_its_tools() -> None:
     assert argocd.image(bundle.HELM).key != argocd.image(other).key
 
 
-def test_build_context_of_the_git_service(tmp_path: Path) -> None:
+def test_build_context_of_the_services(tmp_path: Path) -> None:
     services.prepare(Cache(tmp_path / "cache"), tmp_path)
     assert (tmp_path / "git_http.py").read_bytes() == (services.SOURCE / "git_http.py").read_bytes()
-    assert bundle.Plan().git.reference.startswith("localhost/slipway-lab/git:")
+    assert bundle.Plan().services.reference.startswith("localhost/slipway-lab/services:")
 
 
 def test_derived_image_changes_with_its_parent(tmp_path: Path) -> None:
