@@ -69,19 +69,6 @@ def bundle_file(artifact: dict[str, Any], folder: str, dest: str, mode: str) -> 
     return {"src": f"{folder}/{artifact['path']}", "dest": dest + name, "sha256": artifact["sha256"], "mode": mode}
 
 
-def helm_objects(manifest: Any, release: str, namespace: str) -> list[dict[str, Any]]:
-    """The objects of a release's `manifest` (a list, as helm_info gives it) as Helm creates them.
-
-    Helm marks what it owns, and an installation refuses to adopt objects without these marks (helm.sh/helm/v3/pkg/action/validate.go).
-    """
-    marks = {
-        "labels": {"app.kubernetes.io/managed-by": "Helm"},
-        "annotations": {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": namespace},
-    }
-    # A template whose condition is false leaves an empty document.
-    return [merge_values(item, {"metadata": marks}) for item in manifest if item]
-
-
 class FilterModule:
     """Registers the filters."""
 
@@ -91,5 +78,4 @@ class FilterModule:
             "image_ref": image_ref,
             "chart_image": chart_image,
             "bundle_file": bundle_file,
-            "helm_objects": helm_objects,
         }

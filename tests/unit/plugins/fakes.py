@@ -54,6 +54,41 @@ class FakeKube:
         return item
 
 
+CORE = [("configmaps", "ConfigMap", True), ("secrets", "Secret", True), ("services", "Service", True)]
+CORE += [("namespaces", "Namespace", False), ("persistentvolumeclaims", "PersistentVolumeClaim", True)]
+
+
+class FakeObjects(FakeKube):
+    """An API that serves some kinds and applies on the server: fields that were applied before and are not any more go."""
+
+    def __init__(self) -> None:
+        kinds = [{"name": name, "kind": kind, "namespaced": scoped} for name, kind, scoped in CORE]
+        status = {"name": "services/status", "kind": "Service", "namespaced": True}
+        super().__init__({"/api/v1": {"resources": [*kinds, status]}})
+        self.applied: dict[str, Json] = {}
+        self.deleted: list[str] = []
+        self.refuse = ""
+
+    def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
+        if self.refuse and self.refuse in path:
+            raise KubeError(f"PATCH {path}: 422 refused", 422)
+        before = self.objects.get(path, {"metadata": {"uid": "1", "resourceVersion": "1"}, "status": {"phase": "x"}})
+        after = copy.deepcopy(before)
+        for key in set(self.applied.get(path, {}).get("data") or {}) - set(body.get("data") or {}):
+            after["data"].pop(key)
+        for key, value in body.items():
+            after[key] = {**after.get(key, {}), **value} if isinstance(value, dict) else value
+        if not dry_run:
+            self.objects[path] = after
+            self.applied[path] = copy.deepcopy(body)
+            self.writes.append(path)
+        return after
+
+    def delete(self, path: str) -> None:
+        self.deleted.append(path)
+        self.objects.pop(path, None)
+
+
 def _merge_into(target: Json, patch: Json) -> None:
     """RFC 7386: mappings are merged at every depth, null removes, all else replaces."""
     for key, value in patch.items():

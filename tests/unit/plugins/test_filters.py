@@ -7,7 +7,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from filter.gpus import sharing_configs
-from filter.slipway import FilterModule, bundle_file, chart_image, helm_objects, image_ref, merge_values
+from filter.slipway import FilterModule, bundle_file, chart_image, image_ref, merge_values
 
 
 def test_mappings_merge_at_every_depth_and_the_rest_is_replaced() -> None:
@@ -48,7 +48,7 @@ def test_what_is_no_image_reference(reference: str) -> None:
 
 
 def test_registered() -> None:
-    names = {"merge_values", "image_ref", "chart_image", "bundle_file", "helm_objects"}
+    names = {"merge_values", "image_ref", "chart_image", "bundle_file"}
     assert set(FilterModule().filters()) == names
 
 
@@ -57,19 +57,6 @@ def test_bundle_file_goes_into_a_folder_or_under_a_name() -> None:
     file = {"src": "/b/images/minio.tar", "dest": "/d/minio.tar", "sha256": "ab", "mode": "0600"}
     assert bundle_file(artifact, "/b", "/d/", "0600") == file
     assert bundle_file(artifact, "/b", "/d/other", "0600") == {**file, "dest": "/d/other"}
-
-
-def test_objects_of_a_release_carry_helms_marks() -> None:
-    manifest = [
-        {"kind": "Service", "metadata": {"name": "a", "labels": {"app": "a"}}},
-        None,
-        {"kind": "ConfigMap", "metadata": {"name": "b", "annotations": {"note": "kept"}}},
-    ]
-    marks = {"meta.helm.sh/release-name": "minio", "meta.helm.sh/release-namespace": "store"}
-    service, config = helm_objects(manifest, "minio", "store")
-    assert service["metadata"]["labels"] == {"app": "a", "app.kubernetes.io/managed-by": "Helm"}
-    assert service["metadata"]["annotations"] == marks
-    assert config["metadata"]["annotations"] == {"note": "kept", **marks}
 
 
 def test_images_for_charts_that_join_three_parts() -> None:

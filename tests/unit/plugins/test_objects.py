@@ -8,57 +8,24 @@ from typing import Any
 import pytest
 from ansible.module_utils.slipway import objects
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, KubeError
+from ansible.module_utils.slipway.kube import Json
 from ansible.module_utils.slipway.objects import ObjectSet
 
-from .fakes import FakeKube
+from .fakes import FakeObjects
 
-CORE = [("configmaps", "ConfigMap", True), ("secrets", "Secret", True), ("services", "Service", True)]
-CORE += [("namespaces", "Namespace", False), ("persistentvolumeclaims", "PersistentVolumeClaim", True)]
 RECORD = "/api/v1/namespaces/shop/configmaps/slipway-page"
-
-
-class Api(FakeKube):
-    """An API that serves some kinds and applies on the server: fields that were applied before and are not any more go."""
-
-    def __init__(self) -> None:
-        kinds = [{"name": name, "kind": kind, "namespaced": scoped} for name, kind, scoped in CORE]
-        status = {"name": "services/status", "kind": "Service", "namespaced": True}
-        super().__init__({"/api/v1": {"resources": [*kinds, status]}})
-        self.applied: dict[str, Json] = {}
-        self.deleted: list[str] = []
-        self.refuse = ""
-
-    def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
-        if self.refuse and self.refuse in path:
-            raise KubeError(f"PATCH {path}: 422 refused", 422)
-        before = self.objects.get(path, {"metadata": {"uid": "1", "resourceVersion": "1"}, "status": {"phase": "x"}})
-        after = copy.deepcopy(before)
-        for key in set(self.applied.get(path, {}).get("data") or {}) - set(body.get("data") or {}):
-            after["data"].pop(key)
-        for key, value in body.items():
-            after[key] = {**after.get(key, {}), **value} if isinstance(value, dict) else value
-        if not dry_run:
-            self.objects[path] = after
-            self.applied[path] = copy.deepcopy(body)
-            self.writes.append(path)
-        return after
-
-    def delete(self, path: str) -> None:
-        self.deleted.append(path)
-        self.objects.pop(path, None)
 
 
 def config(name: str, **data: str) -> Json:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
 
-def run(api: Api, wanted: list[Json], check: bool = False) -> Any:
+def run(api: FakeObjects, wanted: list[Json], check: bool = False) -> Any:
     return ObjectSet(api, "page", "shop", check).apply(wanted)
 
 
 def test_made_once_and_then_unchanged() -> None:
-    api = Api()
+    api = FakeObjects()
     first = run(api, [config("a", k="v"), config("b", k="v")])
     assert [str(each) for each in first.created] == ["ConfigMap shop/a", "ConfigMap shop/b"]
     assert api.objects["/api/v1/namespaces/shop/configmaps/a"]["metadata"]["namespace"] == "shop"
@@ -68,7 +35,7 @@ def test_made_once_and_then_unchanged() -> None:
 
 
 def test_a_change_by_hand_is_undone() -> None:
-    api = Api()
+    api = FakeObjects()
     run(api, [config("a", k="v")])
     api.objects["/api/v1/namespaces/shop/configmaps/a"]["data"]["k"] = "by hand"
     changes = run(api, [config("a", k="v")])
@@ -78,7 +45,7 @@ def test_a_change_by_hand_is_undone() -> None:
 
 
 def test_what_is_not_listed_any_more_goes_but_never_data() -> None:
-    api = Api()
+    api = FakeObjects()
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}}
     run(api, [config("a"), config("b"), claim])
     changes = run(api, [config("a")])
@@ -88,7 +55,7 @@ def test_what_is_not_listed_any_more_goes_but_never_data() -> None:
 
 
 def test_an_interrupted_run_forgets_nothing() -> None:
-    api = Api()
+    api = FakeObjects()
     api.refuse = "configmaps/b"
     with pytest.raises(SlipwayError, match="ConfigMap shop/b: PATCH"):
         run(api, [config("a"), config("b")])
@@ -97,7 +64,7 @@ def test_an_interrupted_run_forgets_nothing() -> None:
 
 
 def test_check_mode_predicts_and_writes_nothing() -> None:
-    api = Api()
+    api = FakeObjects()
     run(api, [config("a", k="v"), config("b")])
     writes, before = list(api.writes), copy.deepcopy(api.objects)
     changes = run(api, [config("a", k="w"), config("c")], check=True)
@@ -107,19 +74,19 @@ def test_check_mode_predicts_and_writes_nothing() -> None:
 
 
 def test_the_namespace_comes_before_the_record_that_lies_in_it() -> None:
-    api = Api()
+    api = FakeObjects()
     run(api, [config("a"), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}])
     assert api.writes[:2] == ["/api/v1/namespaces/shop", RECORD]
 
 
 def test_contents_of_secrets_are_not_in_the_diff() -> None:
-    api = Api()
+    api = FakeObjects()
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "hunter2"}}
     assert "hunter2" not in str(run(api, [secret]).diff)
 
 
 def test_removal_takes_everything_but_data_and_works_twice() -> None:
-    api = Api()
+    api = FakeObjects()
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}}
     run(api, [config("a"), claim])
     assert [str(each) for each in ObjectSet(api, "page", "shop").remove().removed] == ["ConfigMap shop/a"]
@@ -131,7 +98,7 @@ def test_a_kind_that_nobody_serves_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(objects, "ESTABLISHED", 0.1)
     odd = {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "t"}}
     with pytest.raises(SlipwayError, match=r"Thing shop/t: the API does not serve example\.org/v1 Thing"):
-        run(Api(), [odd])
+        run(FakeObjects(), [odd])
 
 
 @pytest.mark.parametrize(
@@ -143,14 +110,14 @@ def test_a_kind_that_nobody_serves_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_wrong_sets_are_refused_before_anything_is_made(wanted: list[Json], message: str) -> None:
-    api = Api()
+    api = FakeObjects()
     with pytest.raises(SlipwayError, match=message):
         run(api, wanted)
     assert api.writes == []
 
 
 def test_a_broken_record_is_named() -> None:
-    api = Api()
+    api = FakeObjects()
     api.objects[RECORD] = {"metadata": {"name": "slipway-page"}, "data": {"objects": "{"}}
     with pytest.raises(SlipwayError, match="ConfigMap shop/slipway-page cannot be read"):
         run(api, [config("a")])
