@@ -192,6 +192,8 @@ def test_deleted_and_changed_objects_come_back(site: Site) -> None:
 
 
 RESOURCE = "nvidia.com/gpu"
+# The other components have nothing to do with these tests, and take their time.
+ONLY_GPUS = ("-e", '{"slipway_components": ["gpu_operator"]}')
 
 
 def gpu_nodes(site: Site) -> dict[str, tuple[int, list[str]]]:
@@ -225,10 +227,10 @@ def test_gpu_declarations_are_followed(site: Site) -> None:
     before = gpu_nodes(site)
     assert before == {"server-1": (2, []), "agent-1": (2, [])}
     changed = ("-e", '{"gpu_operator_share": 3, "gpu_operator_taint": true}')
-    run = site.playbook("platform", *changed)
+    run = site.playbook("platform", *ONLY_GPUS, *changed)
     assert run.status == 0, run.output[-4000:]
     assert gpu_nodes(site) == {"server-1": (3, [RESOURCE]), "agent-1": (6, [RESOURCE])}
-    assert set(site.playbook("platform", *changed).changed().values()) == {0}
+    assert set(site.playbook("platform", *ONLY_GPUS, *changed).changed().values()) == {0}
 
     pause_pod(site, "test-with-gpu", 1)
     pause_pod(site, "test-without-gpu", 0)
@@ -239,7 +241,7 @@ def test_gpu_declarations_are_followed(site: Site) -> None:
     assert "untolerated taint" in refused["conditions"][0]["message"]
     subprocess.run([*site.kubectl_words(), "delete", "pod", "test-with-gpu", "test-without-gpu"], check=True)
 
-    assert site.playbook("platform").status == 0
+    assert site.playbook("platform", *ONLY_GPUS).status == 0
     assert gpu_nodes(site) == before
 
 
@@ -251,14 +253,14 @@ def test_missing_and_broken_gpus_are_named(site: Site) -> None:
 
     site.lab("fault", "--site", "lab", "agent-1", "break-gpu", "1", "--reason", "fell off the bus")
     try:
-        run = site.playbook("platform", "-e", "slipway_ready_timeout=15")
+        run = site.playbook("platform", *ONLY_GPUS, "-e", "slipway_ready_timeout=15")
         assert run.status != 0
         assert "agent-1: 2 GPUs" in run.output
         assert "1 more are not healthy" in run.output
         assert "Next: " in run.output
     finally:
         site.lab("fault", "--site", "lab", "agent-1", "mend-gpu", "1")
-    assert set(site.playbook("platform").changed().values()) == {0}
+    assert set(site.playbook("platform", *ONLY_GPUS).changed().values()) == {0}
 
 
 def test_gpu_operator_comes_off_and_back(site: Site) -> None:
@@ -284,7 +286,7 @@ def test_gpu_operator_comes_off_and_back(site: Site) -> None:
     again = site.playbook("uninstall", *arguments, "-e", "uninstall_confirm=lab")
     assert set(again.changed().values()) == {0}, again.changed_tasks()
 
-    run = site.playbook("platform")
+    run = site.playbook("platform", *ONLY_GPUS)
     assert run.status == 0, run.output[-4000:]
     assert {name: gpus for name, (gpus, _) in gpu_nodes(site).items()} == {"server-1": 2, "agent-1": 2}
 
