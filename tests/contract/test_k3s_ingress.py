@@ -192,7 +192,12 @@ def test_labels_choose_nodes(balanced: list[str], kubectl: Kubectl, node_names: 
             wait_for("nobody", lambda address=address: get(address, PORT)[0] == 0, timeout=30)  # type: ignore[misc]
     finally:
         kubectl(f"label node {name} {ENABLE}-")
+        # k3s sees that the last label is gone when a Service changes, and not before.
+        for service in (f"balanced -n {NAMESPACE}", "traefik -n kube-system"):
+            kubectl(f"annotate service {service} contract-test=1")
+            kubectl(f"annotate service {service} contract-test-")
     wait_for("all addresses", lambda: addresses(kubectl, "balanced") == balanced, timeout=30)
+    wait_for("all addresses", lambda: addresses(kubectl, "traefik", "kube-system") == balanced, timeout=30)
 
 
 def test_local_traffic_goes_where_the_pods_are(balanced: list[str], kubectl: Kubectl) -> None:
