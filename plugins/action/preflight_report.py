@@ -28,9 +28,12 @@ class ActionModule(ActionBase):
         asked = set(task_vars["ansible_play_hosts_all"])
         hosts = sorted({*asked, *(host for name in GROUPS for host in groups.get(name, []))})
         prefixes = tuple(f"{role.name}_" for role in Path(self._task.args["roles"]).iterdir())
+        # An agent need not know what servers leave out.
+        disable = [_get(hostvars[host], "k3s_disable", []) for host in groups.get("server", [])[:1]]
+        common = {"disable": [name for names in disable if isinstance(names, list) for name in names]}
         arguments = {
             **self._task.args,
-            "nodes": [{**_node(host, hostvars[host], groups), "asked": host in asked} for host in hosts],
+            "nodes": [{**_node(host, hostvars[host], groups), **common, "asked": host in asked} for host in hosts],
             "variables": {host: sorted(hostvars.raw_get(host)) for host in hosts},
             "values": {host: _values(hostvars[host], hostvars.raw_get(host), prefixes) for host in hosts},
             "sources": [source for source in task_vars["ansible_inventory_sources"] if Path(source).exists()],

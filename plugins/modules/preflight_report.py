@@ -143,7 +143,8 @@ def read_node(item: dict[str, Any]) -> Node:
     except SlipwayError:
         # That value is a problem of its own in the report.
         gpus = Declared()
-    return Node(**{**item, "kubelet_args": tuple(item.get("kubelet_args", ())), "gpus": gpus})
+    lists = {name: tuple(item.get(name, ())) for name in ("kubelet_args", "disable")}
+    return Node(**{**item, **lists, "gpus": gpus})
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:

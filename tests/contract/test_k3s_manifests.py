@@ -26,12 +26,13 @@ def test_manifests_are_applied_and_kept(server: Node, kubectl: Kubectl) -> None:
 
 
 def test_packaged_components_run(server: Node, kubectl: Kubectl) -> None:
-    """CoreDNS, local-path-provisioner and metrics-server are Deployments in kube-system with manifests on the server."""
+    """CoreDNS, local-path-provisioner, metrics-server and Traefik are Deployments in kube-system with manifests on the server."""
     disabled = server.run("cat /etc/rancher/k3s/config.yaml")
     for manifest, deployment in (
         ("coredns.yaml", "coredns"),
         ("local-storage.yaml", "local-path-provisioner"),
         ("metrics-server", "metrics-server"),
+        ("traefik.yaml", "traefik"),
     ):
         if manifest.removesuffix(".yaml") in disabled:
             continue

@@ -26,7 +26,6 @@ from tests.lab.process import LabError
 
 RELEASE = PROJECT / "playbooks/group_vars/all/release.yml"
 MINIO = "github.com/minio/minio"
-TRAEFIK = "github.com/traefik/traefik/v3"
 CERT_MANAGER = "github.com/cert-manager/cert-manager"
 # One program, one image for each of its parts: the upstream chart names images, not commands.
 CERT_MANAGER_PARTS = ("controller", "webhook", "cainjector")
@@ -155,7 +154,7 @@ class Plan:
     @cached_property
     def traefik(self) -> Image:
         """The Traefik image. Its dashboard is a page that says so: the module has no files for it."""
-        program = gobuild.Program("traefik", TRAEFIK, {f"{TRAEFIK}/pkg/version.Version": "{version}"})
+        program = gobuild.Program("traefik", gobuild.TRAEFIK, {f"{gobuild.TRAEFIK}/pkg/version.Version": "{version}"})
         return Image("traefik", program.version, (program,))
 
     @cached_property
@@ -178,7 +177,7 @@ class Plan:
     def packaged(self) -> list[Image]:
         """The images of the components that k3s packages, and the busybox of storage helpers."""
         programs = [Image(program.name, program.version, (program,)) for program in PACKAGED]
-        return [*programs, Image("busybox", "1", busybox=True)]
+        return [*programs, self.traefik, Image("busybox", "1", busybox=True)]
 
     @cached_property
     def standin(self) -> gobuild.Standin:

@@ -22,6 +22,9 @@ from tests.lab.process import LabError, run
 
 MODULES = Path(__file__).parent / "go"
 STANDIN = Path(__file__).parent / "k3s"
+TRAEFIK = "github.com/traefik/traefik/v3"
+# Where Traefik's module keeps the kinds that it defines.
+TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
 # Debian's packages carry what k3s carries inside: package -> files.
 TOOLS = {
     "containerd": ["/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/bin/ctr"],
@@ -188,6 +191,7 @@ class Standin:
             json.dumps(self.images, sort_keys=True),
             json.dumps(self.variables),
             json.dumps(TOOLS),
+            module_version(MODULES / "traefik", TRAEFIK),
         ]
         return hash_inputs("k3s", *words, files=sources)
 
@@ -226,6 +230,8 @@ class Standin:
             shutil.copy(path, copy)
         shutil.copy(tools(cache), folder / "payload/tools.tar")
         (folder / "payload/images.json").write_text(json.dumps(self.images, indent=1, sort_keys=True))
+        crds = source(cache, MODULES / "traefik", TRAEFIK) / TRAEFIK_CRDS
+        shutil.copyfile(crds, folder / "payload/traefik-crds.yaml")
         return folder
 
 

@@ -22,6 +22,8 @@ PORTS = {
     ),
     "agent": _COMMON_PORTS,
 }
+# What every node answers with Traefik behind servicelb. No process listens there: packets are led on before they reach one.
+INGRESS_PORTS = ("80/tcp", "443/tcp")
 BACKEND_PORTS = {"vxlan": ("8472/udp",), "wireguard-native": ("51820/udp", "51821/udp")}
 # Kernel features that each flannel backend needs beside those that k3s always needs.
 _FEATURES = ("overlay", "br_netfilter", "nat")
@@ -52,7 +54,8 @@ class Node:
 
     `failure` says why there is no probe. A host that was not `asked` (left out by --limit) counts for the inventory only.
     `offset` and `error` are seconds of the clock against the controller's, None where unknown.
-    `kubelet_args` are the node's kubelet-arg entries, `backend` its flannel backend, `gpus` what is declared of its GPUs.
+    `kubelet_args` are the node's kubelet-arg entries, `backend` its flannel backend, `disable` the packaged components that the
+    site leaves out, `gpus` what is declared of its GPUs.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Node:
     error: float = 0.0
     kubelet_args: tuple[str, ...] = ()
     backend: str = "vxlan"
+    disable: tuple[str, ...] = ()
     gpus: Declared = field(default_factory=Declared)
 
 
@@ -243,14 +247,16 @@ def _judge_size(node: Node, probe: Probe, want: Requirements, release: Release, 
 
 
 def _judge_network(node: Node, probe: Probe, want: Requirements, release: Release, add: Add) -> None:
-    for port in PORTS.get(node.role, _COMMON_PORTS) + BACKEND_PORTS.get(node.backend, ()):
+    ingress = () if {"traefik", "servicelb"} & set(node.disable) else INGRESS_PORTS
+    for port in PORTS.get(node.role, _COMMON_PORTS) + BACKEND_PORTS.get(node.backend, ()) + ingress:
         if port not in probe["ports"]:
             continue
         owner = probe["ports"][port]
         # The kernel itself holds vxlan's port, and has no name.
         if _installed(probe) and (not owner or _OUR_PROGRAMS.match(owner)):
             continue
-        add("error", "ports", f"{port} is taken by {owner or 'the kernel or an unknown process'}", "free", "stop it")
+        remedy = "stop it; or k3s_disable: [traefik, servicelb]" if port in ingress else "stop it"
+        add("error", "ports", f"{port} is taken by {owner or 'the kernel or an unknown process'}", "free", remedy)
     if not probe["default_route"]:
         remedy = "add one; a dummy one is enough: ip route add default via GATEWAY"
         add("error", "network", "no default route", "one, or k3s does not find the node's address", remedy)

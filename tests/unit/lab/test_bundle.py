@@ -115,7 +115,7 @@ def test_cert_manager_chart_has_its_release_as_version(tmp_path: Path, monkeypat
 
 def test_traefik_reports_its_version() -> None:
     image = bundle.Plan().traefik
-    assert image.programs[0].variables == {f"{bundle.TRAEFIK}/pkg/version.Version": image.version}
+    assert image.programs[0].variables == {f"{gobuild.TRAEFIK}/pkg/version.Version": image.version}
     assert image.reference.startswith(f"localhost/slipway-lab/traefik:{image.version}-")
 
 

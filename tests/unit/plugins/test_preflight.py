@@ -133,6 +133,15 @@ def test_agents_need_no_server_ports() -> None:
     assert "6443/tcp" in PORTS["server"]
 
 
+def test_web_ports_must_be_free_where_nodes_answer_there() -> None:
+    taken = node(ports={"80/tcp": "nginx", "443/tcp": "nginx"})
+    wanted = ["error server-1 ports: 80/tcp is taken by nginx", "error server-1 ports: 443/tcp is taken by nginx"]
+    assert lines(taken) == wanted
+    assert lines(replace(taken, disable=("metrics-server",))) == wanted
+    for component in ("traefik", "servicelb"):
+        assert lines(replace(taken, disable=(component,))) == []
+
+
 def test_a_running_node_of_ours_is_judged_as_such() -> None:
     ports = {"6443/tcp": "/usr/local/bin/k3s", "8472/udp": "", "10250/tcp": "/var/lib/rancher/k3s/data/a/bin/k3s"}
     disks = [{"path": "/d", "free_gb": 20}]

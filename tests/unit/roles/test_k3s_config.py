@@ -68,6 +68,33 @@ def test_newcomers_join_the_one_that_lives(configs: dict[str, Any]) -> None:
     }
 
 
+def test_what_k3s_deploys_is_awaited_unless_it_is_disabled(tmp_path: Path) -> None:
+    """The workloads that a run waits for, seen from the controller, which has no variable of a group."""
+    (tmp_path / "hosts.yml").write_text(
+        "k3s_cluster: {children: {server: {hosts: {a: {k3s_disable: [traefik]}, b: {k3s_disable: [coredns]}}}}}\n"
+    )
+    play = f"""
+- hosts: localhost
+  gather_facts: false
+  vars_files: [{PROJECT}/playbooks/group_vars/all/site.yml]
+  tasks:
+    - copy: {{content: "{{{{ slipway_base_workloads | to_json }}}}", dest: {tmp_path}/workloads.json, mode: "0600"}}
+"""
+    (tmp_path / "play.yml").write_text(play)
+    for hosts, missing in ((f"{PROJECT}/inventories/example", set()), (f"{tmp_path}/hosts.yml", {"traefik"})):
+        answer = subprocess.run(
+            [sys.executable, "-m", "ansible", "playbook", "-i", hosts, str(tmp_path / "play.yml")],
+            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        names = {"coredns", "local-path-provisioner", "metrics-server", "traefik"} - missing
+        found = json.loads((tmp_path / "workloads.json").read_text())
+        assert set(found) == {f"kube-system/Deployment/{name}" for name in names}
+
+
 def test_agents_get_no_key_that_only_servers_know(configs: dict[str, Any]) -> None:
     """`k3s agent` dies of an unknown key."""
     assert set(configs["gpu-a"]) == {"node-name", "node-ip", "token-file", "server", "kubelet-arg"}

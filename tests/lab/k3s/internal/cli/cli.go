@@ -149,7 +149,7 @@ func runNode(tools payload.Payload, role options.Role, values *options.Values) e
 	group := process.NewGroup()
 	defer group.Stop()
 	go func() {
-		if err := start(ctx, role, values, group, images, joinToken, node, ips); err != nil && ctx.Err() == nil {
+		if err := start(ctx, tools, role, values, group, images, joinToken, node, ips); err != nil && ctx.Err() == nil {
 			group.Fail(err)
 		}
 	}()
@@ -164,9 +164,15 @@ func runNode(tools payload.Payload, role options.Role, values *options.Values) e
 	}
 }
 
-func start(ctx context.Context, role options.Role, values *options.Values, group *process.Group, images map[string]string, joinToken, node string, ips []string) error {
+func start(ctx context.Context, tools payload.Payload, role options.Role, values *options.Values, group *process.Group, images map[string]string, joinToken, node string, ips []string) error {
 	if role == options.Server {
-		return server.Run(ctx, server.Config{Values: values, Group: group, Images: images, Node: node, IPs: ips, Ready: notifyReady})
+		crds, err := tools.TraefikCRDs()
+		if err != nil {
+			return err
+		}
+		return server.Run(ctx, server.Config{
+			Values: values, Group: group, Images: images, TraefikCRDs: crds, Node: node, IPs: ips, Ready: notifyReady,
+		})
 	}
 	return agent.Run(ctx, agent.Config{
 		Values: values, Group: group, Images: images, Token: joinToken, Node: node, IPs: ips,

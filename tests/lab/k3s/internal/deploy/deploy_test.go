@@ -16,7 +16,9 @@ func variables() Variables {
 		ClusterDNS: []string{"10.43.0.10"}, ClusterDomain: "cluster.local", LocalStoragePath: "/data/storage",
 		Images: map[string]string{
 			payload.CoreDNS: "localhost/coredns:1", payload.LocalPath: "localhost/lpp:1", payload.MetricsServer: "localhost/ms:1", payload.Busybox: "localhost/busybox:1",
+			payload.Traefik: "localhost/traefik:1",
 		},
+		TraefikCRDs: "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: ingressroutes.traefik.io}",
 	}
 }
 
@@ -25,7 +27,7 @@ func TestPackagedManifestsAreValid(t *testing.T) {
 	if _, err := WritePackaged(directory, variables(), nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"coredns.yaml", "local-storage.yaml", "metrics-server/metrics-server.yaml", "rolebindings.yaml", "runtimes.yaml"} {
+	for _, name := range []string{"coredns.yaml", "local-storage.yaml", "metrics-server/metrics-server.yaml", "rolebindings.yaml", "runtimes.yaml", "traefik.yaml"} {
 		content, err := os.ReadFile(filepath.Join(directory, name))
 		if err != nil {
 			t.Error(err)
@@ -52,16 +54,47 @@ func TestDisableRemovesFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	removed, err := WritePackaged(directory, variables(), []string{"metrics-server", "coredns", "traefik", "mine"})
-	if err != nil || len(removed) != 3 {
+	if err != nil || len(removed) != 4 {
 		t.Fatal(len(removed), err)
 	}
-	for _, name := range []string{"metrics-server/metrics-server.yaml", "coredns.yaml", "mine.yaml"} {
+	for _, name := range []string{"metrics-server/metrics-server.yaml", "coredns.yaml", "traefik.yaml", "mine.yaml"} {
 		if _, err := os.Stat(filepath.Join(directory, name)); !os.IsNotExist(err) {
 			t.Error(name, err)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(directory, "local-storage.yaml")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTraefikIsAppliedAfterItsKindsAndRemovedWithThem(t *testing.T) {
+	directory := t.TempDir()
+	kinds := func(content []byte) []string {
+		t.Helper()
+		objects, err := decode(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for _, object := range objects {
+			found = append(found, object.GetKind())
+		}
+		return found
+	}
+	if _, err := WritePackaged(directory, variables(), nil); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(filepath.Join(directory, "traefik.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := kinds(written)
+	if found[0] != "CustomResourceDefinition" || !slices.Contains(found, "Deployment") {
+		t.Error(found)
+	}
+	removed, err := WritePackaged(directory, variables(), []string{"traefik"})
+	if err != nil || len(removed) != 1 || !slices.Equal(kinds(removed[0]), found) {
+		t.Error(len(removed), err)
 	}
 }
 

@@ -24,6 +24,7 @@ type Variables struct {
 	ClusterDomain    string
 	LocalStoragePath string
 	Images           map[string]string
+	TraefikCRDs      string // objects of kind CustomResourceDefinition, as YAML
 }
 
 // WritePackaged writes the manifests of the packaged components below a directory, as at each start of k3s. It removes

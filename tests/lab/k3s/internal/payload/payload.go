@@ -23,6 +23,7 @@ const (
 	LocalPath     = "local-path-provisioner"
 	MetricsServer = "metrics-server"
 	Busybox       = "busybox"
+	Traefik       = "traefik"
 )
 
 // Links are the names by which the unpacked directory offers this program.
@@ -41,12 +42,21 @@ func (p Payload) Images() (map[string]string, error) {
 	if err := json.Unmarshal(content, &images); err != nil {
 		return nil, fmt.Errorf("payload/images.json: %w", err)
 	}
-	for _, name := range []string{Pause, CoreDNS, LocalPath, MetricsServer, Busybox} {
+	for _, name := range []string{Pause, CoreDNS, LocalPath, MetricsServer, Busybox, Traefik} {
 		if images[name] == "" {
 			return nil, fmt.Errorf("payload/images.json lacks %q", name)
 		}
 	}
 	return images, nil
+}
+
+// TraefikCRDs returns the kinds that Traefik defines, as YAML.
+func (p Payload) TraefikCRDs() (string, error) {
+	content, err := fs.ReadFile(p.Files, "payload/traefik-crds.yaml")
+	if err != nil {
+		return "", errors.New("this binary was built without payload/traefik-crds.yaml and cannot run servers")
+	}
+	return string(content), nil
 }
 
 // Unpack puts the tools into <data dir>/data/<sha>/bin, once for each content, and points the link "current" there.

@@ -71,6 +71,9 @@ func TestBinaryWithoutPayloadSaysSo(t *testing.T) {
 	if _, err := empty.Images(); err == nil {
 		t.Error("no images")
 	}
+	if _, err := empty.TraefikCRDs(); err == nil {
+		t.Error("no kinds of Traefik")
+	}
 	incomplete := Payload{fstest.MapFS{"payload/images.json": {Data: []byte(`{"pause": "p"}`)}}}
 	if _, err := incomplete.Images(); err == nil {
 		t.Error("an incomplete list was accepted")

@@ -143,6 +143,11 @@ func address(network *net.IPNet, n int) string {
 	return ip.String()
 }
 
+// disabled tells whether option disable names a packaged component.
+func (c *config) disabled(component string) bool {
+	return slices.Contains(c.values.SplitList("disable"), component)
+}
+
 // kubeconfigPath is where the kubeconfig for administrators goes.
 func (c *config) kubeconfigPath() string {
 	if name := c.values.String("write-kubeconfig"); name != "" {

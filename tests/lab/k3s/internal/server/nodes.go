@@ -34,6 +34,25 @@ const (
 	reconcileInterval = 10 * time.Second
 )
 
+// changes remembers that something has changed, however often that happened. It is a handler for informers.
+type changes chan struct{}
+
+func (c changes) notify() {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// OnAdd is called for each object that is there or new.
+func (c changes) OnAdd(any, bool) { c.notify() }
+
+// OnUpdate is called when an object has changed.
+func (c changes) OnUpdate(any, any) { c.notify() }
+
+// OnDelete is called when an object is gone.
+func (c changes) OnDelete(any) { c.notify() }
+
 // nodes keeps what the server knows of nodes: their passwords, its own node's labels, their names for CoreDNS, and
 // the endpoints of the API server.
 type nodes struct {
@@ -105,18 +124,10 @@ func (n *nodes) run(ctx context.Context) {
 	factory := informers.NewSharedInformerFactory(n.client, 0)
 	informer := factory.Core().V1().Nodes().Informer()
 	list := factory.Core().V1().Nodes().Lister()
-	changes := make(chan struct{}, 1)
-	notify := func() {
-		select {
-		case changes <- struct{}{}:
-		default:
-		}
-	}
+	news := make(changes, 1)
+	informer.AddEventHandler(news)
 	informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { notify() },
-		UpdateFunc: func(any, any) { notify() },
 		DeleteFunc: func(object any) {
-			notify()
 			key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(object)
 			if err == nil {
 				n.forget(ctx, key)
@@ -130,7 +141,7 @@ func (n *nodes) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changes:
+		case <-news:
 		}
 		all, err := list.List(labels.Everything())
 		if err == nil {
@@ -145,7 +156,7 @@ func (n *nodes) run(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			logrus.Errorf("Failed to update nodes: %v", err)
-			time.AfterFunc(reconcileInterval, notify)
+			time.AfterFunc(reconcileInterval, news.notify)
 		}
 	}
 }
@@ -211,7 +222,7 @@ func nodeHosts(all []*corev1.Node) string {
 
 // writeNodeHosts puts the names of the nodes into the configuration of CoreDNS, unless that component is disabled.
 func (n *nodes) writeNodeHosts(ctx context.Context, hosts string) error {
-	if slices.Contains(n.config.values.SplitList("disable"), "coredns") {
+	if n.config.disabled("coredns") {
 		return nil
 	}
 	apply := corev1apply.ConfigMap("coredns", metav1.NamespaceSystem).WithData(map[string]string{"NodeHosts": hosts})

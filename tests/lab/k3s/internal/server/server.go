@@ -26,11 +26,12 @@ import (
 
 // Config is what a server is started with.
 type Config struct {
-	Values *options.Values
-	Group  *process.Group
-	Images map[string]string // references of the packaged images
-	Node   string
-	IPs    []string
+	Values      *options.Values
+	Group       *process.Group
+	Images      map[string]string // references of the packaged images
+	TraefikCRDs string            // the kinds that Traefik defines, as YAML
+	Node        string
+	IPs         []string
 	// Ready is called once etcd and the API server are up.
 	Ready func()
 }
@@ -102,10 +103,13 @@ func Run(ctx context.Context, given Config) error {
 	if err := follower.writeEndpoints(ctx); err != nil {
 		return err
 	}
-	if err := c.startDeployer(ctx, given.Images); err != nil {
+	if err := c.startDeployer(ctx, given); err != nil {
 		return err
 	}
 	go follower.run(ctx)
+	if !c.disabled("servicelb") {
+		go newServiceLB(client).run(ctx)
+	}
 	if err := c.writeAdminKubeconfig(all); err != nil {
 		return err
 	}
@@ -187,13 +191,14 @@ func (c *config) startAgent(ctx context.Context, given Config, password string, 
 }
 
 // startDeployer writes the manifests of the packaged components and applies the directory from now on.
-func (c *config) startDeployer(ctx context.Context, images map[string]string) error {
+func (c *config) startDeployer(ctx context.Context, given Config) error {
 	directory := c.data.Server("manifests")
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return err
 	}
 	removed, err := deploy.WritePackaged(directory, deploy.Variables{
-		ClusterDNS: c.settings.ClusterDNS, ClusterDomain: c.settings.ClusterDomain, LocalStoragePath: c.localStorage(), Images: images,
+		ClusterDNS: c.settings.ClusterDNS, ClusterDomain: c.settings.ClusterDomain, LocalStoragePath: c.localStorage(),
+		Images: given.Images, TraefikCRDs: given.TraefikCRDs,
 	}, c.values.SplitList("disable"))
 	if err != nil {
 		return err
