@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.lab import gobuild, images
+from tests.lab import gobuild, images, pages
 from tests.lab.cache import Cache, hash_inputs
 
 MODULE = "github.com/argoproj/argo-cd/v3"
@@ -16,7 +16,8 @@ SCRIPTS = ("entrypoint.sh", "hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh")
 
 
 def program() -> gobuild.Program:
-    """Argo CD, all its parts in one program. Its pages are missing: the module has their sources, not what is made of them."""
+    """Argo CD, all its parts in one program, with its pages: the module has their sources, not what is made of them."""
+    release = gobuild.module_version(FOLDER, MODULE)
     version = f"{MODULE}/common"
     # Without a commit it would call itself v99.99.99+unknown.
     variables = {
@@ -24,7 +25,13 @@ def program() -> gobuild.Program:
         f"{version}.gitCommit": "module",
         f"{version}.gitTreeState": "clean",
     }
-    return gobuild.Program("argocd", MODULE, variables)
+    embedded = gobuild.Embedded("ui/dist/app", pages.key(release), lambda cache: pages.build(cache, release, source))
+    return gobuild.Program("argocd", MODULE, variables, embedded)
+
+
+def source(cache: Cache) -> Path:
+    """The files of Argo CD's module."""
+    return gobuild.source(cache, FOLDER, MODULE)
 
 
 def programs(helm: gobuild.Program) -> tuple[gobuild.Program, ...]:
@@ -50,7 +57,7 @@ def prepare(cache: Cache, context: Path, made_from: tuple[gobuild.Program, ...])
     """Fill the build context: programs, and the scripts of Argo CD's module."""
     for each in made_from:
         shutil.copy(each.build(cache), context / each.name)
-    module = gobuild.source(cache, FOLDER, MODULE)
+    module = source(cache)
     for script in SCRIPTS:
         shutil.copy(module / script, context)
     for path in context.iterdir():
@@ -63,6 +70,6 @@ def manifests(cache: Cache) -> Path:
 
     def make(draft: Path) -> None:
         draft.mkdir()
-        shutil.copy(gobuild.source(cache, FOLDER, MODULE) / "manifests/install.yaml", draft / f"argocd-{version}.yaml")
+        shutil.copy(source(cache) / "manifests/install.yaml", draft / f"argocd-{version}.yaml")
 
     return next(cache.entry("chart", "argocd", hash_inputs("manifests", version), make).iterdir())

@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import debian
@@ -117,17 +118,35 @@ def _compile(cache: Cache, folder: Path, package: str, variables: Mapping[str, s
     run(command, cwd=folder, env=environment(cache))
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Files that a program embeds and that its module lacks: their folder in the module, their hash, and who makes them."""
+
+    folder: str
+    key: str
+    make: Callable[[Cache], Path]
+
+
 class Program:
     """A program compiled from tests/lab/go/<name>: one of others, or a main.go of ours."""
 
-    def __init__(self, name: str, module: str = "", variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str = "",
+        variables: Mapping[str, str] | None = None,
+        embedded: Embedded | None = None,
+    ) -> None:
         """Describe a program.
 
         Args:
             module: the Go module that it is made from; empty for a main.go of ours.
             variables: Go variables to set at link time, full name -> value; {version} in a value is the module's.
+            embedded: files to put into the module.
         """
         self.name = name
+        self.module = module
+        self.embedded = embedded
         self.folder = MODULES / name
         self.version = module_version(self.folder, module) if module else "1"
         self.variables = {key: value.format(version=self.version) for key, value in (variables or {}).items()}
@@ -136,6 +155,8 @@ class Program:
     def key(self) -> str:
         """Hash of what the program is made from."""
         words = [f"{name}={value}" for name, value in sorted(self.variables.items())]
+        if self.embedded:
+            words += [self.embedded.folder, self.embedded.key]
         return hash_inputs("program", toolchain_version(), *words, files=[self.folder])
 
     def build(self, cache: Cache) -> Path:
@@ -143,9 +164,24 @@ class Program:
 
         def make(draft: Path) -> None:
             package = "." if (self.folder / "main.go").exists() else tool(self.folder)
-            _compile(cache, self.folder, package, self.variables, draft)
+            if self.embedded is None:
+                _compile(cache, self.folder, package, self.variables, draft)
+                return
+            with cache.workdir() as work:
+                _compile(cache, self._complete(cache, self.embedded, work), package, self.variables, draft)
 
         return cache.entry("program", self.name, self.key, make)
+
+    def _complete(self, cache: Cache, embedded: Embedded, work: Path) -> Path:
+        """Copy the folder to `work` with a module that has its files; Go does not let anybody replace them in its cache."""
+        folder = work / self.name
+        shutil.copytree(self.folder, folder)
+        copy = folder / "module"
+        shutil.copytree(source(cache, self.folder, self.module), copy, copy_function=shutil.copyfile)
+        shutil.copytree(embedded.make(cache), copy / embedded.folder, dirs_exist_ok=True)
+        with (folder / "go.mod").open("a") as file:
+            file.write(f"\nreplace {self.module} => ./module\n")
+        return folder
 
 
 class Standin:

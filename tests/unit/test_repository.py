@@ -37,7 +37,7 @@ def test_lab_contains(name: str) -> None:
 def test_locks_have_hashes_and_no_addresses(name: str) -> None:
     """Each pinned package carries hashes; where it comes from is the machine's own setting."""
     text = (PROJECT / "requirements" / f"{name}.txt").read_text()
-    assert text.count("\n    --hash=sha256:") >= len(pins(name)) > 2
+    assert text.count("\n    --hash=sha256:") >= len(pins(name)) > 0
     assert "://" not in text
     assert "--index-url" not in text
 
