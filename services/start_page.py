@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-HEALTHY, SILENT, UNKNOWN, UNCHECKED = "healthy", "not answering", "not asked yet", "not asked"
+HEALTHY, SILENT, UNKNOWN, UNCHECKED = "healthy", "not answering", "not checked yet", "not checked"
 # A health answer is short; what is longer is not read.
 ANSWER = 1 << 16
 
@@ -62,8 +62,9 @@ a:focus-visible, summary:focus-visible { outline: 3px solid var(--link); outline
 [data-state="healthy"] { color: var(--good); }
 [data-state="not answering"] { color: var(--bad); }
 [data-state="not answering"]::before { content: "\\25B2"; }
-[data-state="not asked yet"], [data-state="not asked"] { color: var(--soft); font-weight: 400; }
+[data-state^="not checked"] { color: var(--soft); font-weight: 400; }
 .open { font-weight: 600; }
+.aside { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 details { margin-top: .5rem; }
 summary { cursor: pointer; color: var(--link); }
 code { font: .85rem/1.5 ui-monospace, "Liberation Mono", monospace; background: var(--code); border-radius: 5px; padding: .1rem .3rem;
@@ -174,6 +175,9 @@ class Page:
             components = []
             for item in data.pop("components"):
                 credentials = item.pop("credentials", None)
+                for url in filter(None, (item.get("url"), item.get("health"))):
+                    if urlsplit(url).scheme not in ("http", "https"):
+                        raise ValueError(f"{url!r} is no http or https URL")
                 components.append(Component(**item, credentials=Credentials(**credentials) if credentials else None))
             return cls(**data, components=tuple(components))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -193,7 +197,7 @@ class State:
         """The state in words."""
         if self.state != SILENT:
             return self.state.capitalize()
-        moment = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        moment = datetime.fromtimestamp(self.since, UTC).strftime("%d %b %Y, %H:%M:%S UTC")
         return f"Not answering since {moment}: {self.reason}"
 
 
@@ -366,7 +370,7 @@ def render(page: Page, states: Sequence[tuple[Component, State]], authority: str
 <ul class="cards" aria-labelledby="components">
 {cards}
 </ul>
-{f'<h2>Also installed</h2><table><tbody>{rows}</tbody></table>' if rows else ""}
+{f"<h2>Also installed</h2><table><tbody>{rows}</tbody></table>" if rows else ""}
 {trust(page.ca, authority)}
 <h2>Command line</h2>
 <p>Credentials are in the cluster only; the commands above need kubectl with the site's kubeconfig. It was written by the installation,
@@ -395,7 +399,10 @@ def card(component: Component, state: State) -> str:
     if component.command:
         lines.append(f"<pre><code>{escape(component.command)}</code></pre>")
     if found := component.credentials:
-        lines.append(f"<details><summary>How to log in<span hidden> to {escape(component.title)}</span></summary>")
+        # Who hears the page hears which one.
+        lines.append(
+            f'<details><summary>How to log in<span class="aside"> to {escape(component.title)}</span></summary>'
+        )
         if found.user_key:
             lines.append(f"<p>User:</p><pre><code>{escape(found.command(found.user_key))}</code></pre>")
         elif found.user:

@@ -73,7 +73,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.certificates import Pair, utc_now
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.front_door import CLASS, check_or_raise, cluster_problems, domain_problem, link_problems
+from ansible.module_utils.slipway.front_door import (
+    CLASS,
+    check_or_raise,
+    cluster_problems,
+    domain_problem,
+    link_problems,
+)
 from ansible.module_utils.slipway.kube import Kube, KubeClient
 
 

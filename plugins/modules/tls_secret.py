@@ -75,7 +75,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import secrets
 from ansible.module_utils.slipway.certificates import Pair, fingerprint, parse_chain, utc_now
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeClient
+from ansible.module_utils.slipway.kube import Json, KubeClient, ObjectKube
 from ansible.module_utils.slipway.objects import FIELD_MANAGER, MANAGED_BY
 
 
@@ -100,7 +100,7 @@ def shown(found: Json | None) -> str:
         return "" if found is None else "no certificate\n"
 
 
-def ensure(kube: Kube, namespace: str, name: str, pair: Pair, check: bool) -> tuple[bool, str]:
+def ensure(kube: ObjectKube, namespace: str, name: str, pair: Pair, check: bool) -> tuple[bool, str]:
     """Write the Secret unless it holds the pair; return whether that was (or is) needed, and what a diff says of it before."""
     path = secrets.path(namespace, name)
     wanted = secret(namespace, name, pair)

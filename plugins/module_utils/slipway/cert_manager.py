@@ -178,7 +178,10 @@ def label(item: Json) -> str:
 
 
 def wait(
-    look: Callable[[], Mapping[str, str]], timeout: float, interval: float = 0.5, clock: Callable[[], float] = time.monotonic
+    look: Callable[[], Mapping[str, str]],
+    timeout: float,
+    interval: float = 0.5,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, str]:
     """Look until nothing is waited for; return why each thing is still waited for when the time is over."""
     end = clock() + timeout

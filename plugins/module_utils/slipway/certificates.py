@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Pair:
         private = _parse_key(texts[1], key)
         if _public(chain[0].public_key()) != _public(private.public_key()):
             raise SlipwayError(f"{key} is not the key of the first certificate in {certificate} ({_name(chain[0])})")
-        for lower, upper in zip(chain, chain[1:], strict=False):
+        for lower, upper in pairwise(chain):
             if not is_issued_by(lower, upper):
                 raise SlipwayError(
                     f"{certificate}: {_name(lower)} is not issued by the certificate that follows it, {_name(upper)}"
@@ -137,9 +138,7 @@ def _parse_key(text: str, source: str) -> Any:
 
 
 def _public(key: Any) -> bytes:
-    encoded: bytes = key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return encoded
 
 

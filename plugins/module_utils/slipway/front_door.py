@@ -1,9 +1,9 @@
-"""The front door: names, links of the start page, and what must be right before anything is made."""
+"""The front door: what must be right before anything is made."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,6 @@ STORE = "default"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # Also part of the name of a NetworkPolicy and of an HTML id.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-_HOST = re.compile(r"https?://([\w.-]+)")
 # The longest name below a domain that the platform itself uses, and room for applications.
 _ROOM = len("argocd.")
 
@@ -37,18 +36,6 @@ def domain_problem(domain: str) -> str:
     return ""
 
 
-def merge_links(own: Mapping[str, Json], active: Iterable[str], given: Iterable[Json]) -> list[Json]:
-    """What the start page lists: the active ones of the platform's components, then what users add.
-
-    A link of a user replaces the component's of the same name. Names have hyphens where roles have underscores.
-    """
-    names = {name: name.replace("_", "-") for name in active if name in own}
-    links: dict[str, Json] = {link: {"name": link, **own[name]} for name, link in names.items()}
-    for link in given:
-        links[link["name"]] = dict(link)
-    return list(links.values())
-
-
 def link_problems(links: Sequence[Json]) -> list[str]:
     """What is wrong with the links that a user gives."""
     found = []
@@ -67,37 +54,6 @@ def link_problems(links: Sequence[Json]) -> list[str]:
         if health and not (health.get("url") and health.get("namespace") and health.get("port")):
             found.append(f"{where}: health: url, namespace and port are needed")
     return list(dict.fromkeys(found))
-
-
-def hosts(links: Iterable[Json], domain: str) -> list[str]:
-    """The names that a certificate without a wildcard needs: the domain, and the hosts of links one label below it."""
-    texts = [f"{link.get('url') or ''} {link.get('command') or ''}" for link in links]
-    named = {host.lower() for text in texts for host in _HOST.findall(text)}
-    below = {host for host in named if host.endswith(f".{domain}") and "." not in host.removesuffix(f".{domain}")}
-    return [domain, *sorted(below)]
-
-
-def health_flows(links: Iterable[Json], page: Mapping[str, str]) -> list[Json]:
-    """The flows from the start page (pods with labels `page`) to what it asks, one for each link with health."""
-    flows = []
-    for link in links:
-        if health := link.get("health"):
-            peer = {"namespace": health["namespace"], **({"pods": health["pods"]} if health.get("pods") else {})}
-            flows.append(
-                {"name": f"health-{link['name']}", "of": dict(page), "to": [peer], "ports": [int(health["port"])]}
-            )
-    return flows
-
-
-def page_config(links: Iterable[Json], site: str, domain: str, kubeconfig: str, ca: str) -> Json:
-    """The start page's configuration."""
-    keys = ("name", "title", "description", "version", "url", "command", "credentials")
-    components = []
-    for link in links:
-        item = {key: link[key] for key in keys if link.get(key)}
-        item.setdefault("title", link["name"])
-        components.append({**item, **({"health": link["health"]["url"]} if link.get("health") else {})})
-    return {"site": site, "domain": domain, "kubeconfig": kubeconfig, "ca": ca, "components": components}
 
 
 def cluster_problems(kube: Kube, namespace: str, middleware: str) -> list[str]:
