@@ -15,6 +15,7 @@ PROJECT = Path(__file__).parents[2]
 # The suite reaches Services by the same code as the modules do.
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
+from .front_door import ca_option, front_door  # noqa: E402, F401
 from .site import Epos, Site, Store  # noqa: E402
 from .training import is_current, read_record, train  # noqa: E402
 
@@ -24,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("slipway")
     group.addoption("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="kubeconfig of the site")
     group.addoption("--bundle", default=str(PROJECT / ".slipway/lab/bundle"), help="directory of the site's bundle")
+    ca_option(parser, PROJECT / ".slipway/lab/ca.crt")
     group.addoption("--report-dir", default=str(PROJECT / ".slipway/lab/report"), help="where results are written")
     group.addoption(
         "--train",

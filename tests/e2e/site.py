@@ -38,6 +38,7 @@ class Site:
         self.apps: Any = client.AppsV1Api(api)
         self.batch: Any = client.BatchV1Api(api)
         self.custom: Any = client.CustomObjectsApi(api)
+        self.networking: Any = client.NetworkingV1Api(api)
 
     def secret(self, namespace: str, name: str) -> dict[str, str]:
         """Return the decoded values of a Secret."""

@@ -13,6 +13,7 @@ class AnsibleModule:
         mutually_exclusive: Sequence[Sequence[str]] = ...,
         required_if: Sequence[tuple[str, object, Sequence[str]]] = ...,
         required_one_of: Sequence[Sequence[str]] = ...,
+        required_together: Sequence[Sequence[str]] = ...,
         supports_check_mode: bool = ...,
     ) -> None: ...
     def exit_json(self, **kwargs: Any) -> NoReturn: ...
