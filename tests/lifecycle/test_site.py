@@ -191,6 +191,85 @@ def test_deleted_and_changed_objects_come_back(site: Site) -> None:
     assert set(site.playbook("platform").changed().values()) == {0}
 
 
+def commit_of_main(site: Site) -> str:
+    """Return the commit that the GitOps repository is at."""
+    words = [
+        "exec",
+        "-n",
+        "git",
+        "deployment/git",
+        "--",
+        "git",
+        "--git-dir=/repositories/platform.git",
+        "rev-parse",
+        "main",
+    ]
+    return subprocess.run([*site.kubectl_words(), *words], check=True, capture_output=True, text=True).stdout
+
+
+def applications(site: Site) -> dict[str, tuple[str, str]]:
+    """Return whether each Application is synced and healthy."""
+    return {
+        item["metadata"]["name"]: (item["status"]["sync"]["status"], item["status"]["health"]["status"])
+        for item in site.kubectl("get", "applications.argoproj.io", "-n", "argocd")["items"]
+    }
+
+
+def test_lost_namespaces_come_back(site: Site) -> None:
+    """Every commit is there again, and what Argo CD follows; only a lost authority is not replaced behind people's backs."""
+    commit, followed = commit_of_main(site), applications(site)
+    lost = ("argocd", "git", "front-door", "cert-manager")
+    subprocess.run([*site.kubectl_words(), "delete", "namespace", *lost], check=True, capture_output=True)
+
+    refused = site.playbook("platform")
+    assert refused.status != 0
+    assert "cert_manager_accept_new_ca" in refused.output
+    assert set(refused.changed().values()) == {0}
+    run = site.playbook("platform", "-e", "cert_manager_accept_new_ca=true")
+    assert run.status == 0, run.output[-4000:]
+    assert commit_of_main(site) == commit
+    assert applications(site) == followed
+    assert set(site.playbook("platform").changed().values()) == {0}
+
+
+def traces(site: Site, words: tuple[str, ...]) -> list[str]:
+    """Return objects of the cluster and of kube-system whose names hold one of `words`."""
+
+    def names(*arguments: str) -> list[str]:
+        command = [*site.kubectl_words(), *arguments, "-o", "name"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+    found = []
+    for scope, namespaced in (([], "false"), (["-n", "kube-system"], "true")):
+        kinds = names("api-resources", "--verbs=list,delete", f"--namespaced={namespaced}")
+        found += names("get", ",".join(kinds), *scope)
+    # Kinds stay on purpose, and so does the volume of the repository.
+    kept = ("customresourcedefinition", "persistentvolume/")
+    return [name for name in found if not name.startswith(kept) and any(word in name for word in words)]
+
+
+def test_components_come_off_and_back(site: Site) -> None:
+    """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit."""
+    commit = commit_of_main(site)
+    marks = {
+        "argocd": ("argocd",),
+        "git": ("/git",),
+        "front_door": ("front-door",),
+        "cert_manager": ("cert-manager", "/slipway"),
+    }
+    for component, words in marks.items():
+        assert traces(site, words), component
+        run = site.playbook(
+            "uninstall", "-e", f"uninstall_component={component}", "-e", "uninstall_confirm=lab", "--limit", "localhost"
+        )
+        assert run.status == 0, run.output[-4000:]
+        assert not traces(site, words), component
+    assert not (STATE / "ca.crt").exists()
+    run = site.playbook("platform")
+    assert run.status == 0, run.output[-4000:]
+    assert commit_of_main(site) == commit
+
+
 RESOURCE = "nvidia.com/gpu"
 # The other components have nothing to do with these tests, and take their time.
 ONLY_GPUS = ("-e", '{"slipway_components": ["gpu_operator"]}')
