@@ -11,8 +11,8 @@ import shutil
 import tarfile
 import time
 import tomllib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -194,6 +194,13 @@ class Plan:
         """The image of the GPU operator's stand-in."""
         return devices.image()
 
+    @property
+    def compiled(self) -> list[gobuild.Program | gobuild.Standin]:
+        """What the Go compiler makes, the longest work first."""
+        first: list[gobuild.Program | gobuild.Standin] = [argocd.program(), self.standin]
+        first += [*self.minio.programs, *self.traefik.programs]
+        return [*first, *self.cert_manager[0].programs, *reversed(PACKAGED), *argocd.programs(HELM)[1:]]
+
     @cached_property
     def key(self) -> str:
         """Hash of the whole bundle."""
@@ -367,21 +374,31 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
         part.replace(path)
 
 
+def compile_all(programs: Iterable[gobuild.Program | gobuild.Standin], cache: Cache) -> None:
+    """Compile programs two at a time: one links or downloads while another compiles. After a failure nothing new begins."""
+    with ThreadPoolExecutor(max_workers=2) as compilers:
+        try:
+            for done in as_completed([compilers.submit(program.build, cache) for program in programs]):
+                done.result()
+        except BaseException:
+            compilers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
-    # The training image waits for downloads, the compiler for processors: side by side they hardly disturb each other.
+    # What waits for downloads and what needs processors hardly disturb each other.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        epos = beside.submit(plan.epos.archive, cache)
-        own = beside.submit(plan.services.archive, cache)
-        helm = HELM.build(cache)
-        k3s = plan.standin.build(cache)
+        images_of_ours = (plan.epos, plan.services, plan.gpu_operator)
+        epos, own, gpu_operator = (beside.submit(image.archive, cache) for image in images_of_ours)
+        compile_all(plan.compiled, cache)
+        helm, k3s = HELM.build(cache), plan.standin.build(cache)
         plan.standin.test(cache)
         packaged = archive(cache, "k3s", plan.packaged)
         minio = archive(cache, "minio", [plan.minio])
         chart, gpu_chart, cert_manager_chart = plan.chart(cache), plan.gpu_chart(cache), plan.cert_manager_chart(cache)
-        gpu_operator = plan.gpu_operator.archive(cache)
         cert_manager = archive(cache, "cert-manager", plan.cert_manager)
         argocd_archive, argocd_manifests = plan.argocd.archive(cache), argocd.manifests(cache)
-        epos_archive, services_archive = epos.result(), own.result()
+        epos_archive, services_archive, gpu_archive = epos.result(), own.result(), gpu_operator.result()
     chart_version = chart.stem.removeprefix("minio-")
     gpu_version = devices.chart_version()
     helm_version = HELM.version
@@ -394,7 +411,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "images/k3s.tar": packaged,
             "images/minio.tar": minio,
             "images/epos.tar": epos_archive,
-            "images/gpu_operator.tar": gpu_operator,
+            "images/gpu_operator.tar": gpu_archive,
             "images/cert-manager.tar": cert_manager,
             "images/argocd.tar": argocd_archive,
             "images/services.tar": services_archive,

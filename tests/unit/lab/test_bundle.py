@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+import time
 import tarfile
 from pathlib import Path
 
@@ -319,3 +320,19 @@ def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pyt
     assert (parts[chart]["kind"], parts[chart]["name"]) == ("chart", "gpu-operator")
     assert all((folder / entry["path"]).is_file() for entry in manifest["artifacts"])
     assert manifest["versions"]["gpu_operator"] == devices.chart_version()
+
+
+def test_after_a_failed_program_nothing_new_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def build(program: gobuild.Program, cache: Cache) -> Path:
+        begun.append(program.name)
+        if program.name == "helm":
+            raise LabError("helm cannot be compiled")
+        time.sleep(0.3)
+        return tmp_path
+
+    monkeypatch.setattr(gobuild.Program, "build", build)
+    with pytest.raises(LabError, match="helm cannot be compiled"):
+        bundle.compile_all([bundle.HELM, *bundle.PACKAGED, *bundle.PACKAGED], Cache(tmp_path))
+    assert len(begun) < 5
