@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-import time
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
