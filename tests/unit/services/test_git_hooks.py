@@ -138,7 +138,7 @@ PLACES = [
     # Argo CD's pattern `approvals/prod/*.yml` finds this, too.
     ("approvals/prod/deeper/hello.yml", "nothing reads it; an approval is approvals/<environment>/<app>.yml"),
     ("approvals/prod/Hello.yml", "Hello-prod is no name for a namespace"),
-    (f"approvals/prod/{'a' * 60}.yml", "is no name for a namespace"),
+    (f"approvals/prod/{'a' * 60}.yml", f"{'a' * 60}-prod is no name for a namespace"),
     ("approvals/prod/other.yml", "has no folder apps/other/prod"),
     ("approvals/prd/hello.yml", "has no folder apps/hello/prd"),
 ]
