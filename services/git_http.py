@@ -262,7 +262,8 @@ class Handler(BaseHTTPRequestHandler):
         if getattr(self, "path", "") != "/healthz":
             where, when = self.client_address[0], self.log_date_time_string()
             text = "".join(each if each.isprintable() else "?" for each in format % args)
-            print(f"{where} - {self.user} [{when}] {text}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{where} - {self.user} [{when}] {text}\n")
+            sys.stderr.flush()
 
 
 def head(answer: IO[bytes]) -> tuple[int, list[tuple[str, str]]]:

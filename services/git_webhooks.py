@@ -11,6 +11,7 @@ import hmac
 import json
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -18,6 +19,8 @@ from pathlib import Path
 
 # Seconds that a receiver may take.
 PATIENCE = 5
+# Seconds before each try: a receiver may be starting.
+PAUSES = (0, 1, 4)
 # Inside the cluster nobody stands in between.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -75,14 +78,22 @@ def post(url: str, body: bytes, key: bytes) -> None:
         "X-GitHub-Event": "push",
         "X-Hub-Signature-256": "sha256=" + hmac.new(key, body, hashlib.sha256).hexdigest(),
     }
-    try:
-        with _OPENER.open(urllib.request.Request(url, body, headers), timeout=PATIENCE):
-            pass
-    except (HTTPException, OSError, ValueError) as error:
-        # An answer with an error is an OSError as well.
-        log(f"{url} was not told of a push: {error}")
+    reason: Exception | None = None
+    for pause in PAUSES:
+        time.sleep(pause)
+        try:
+            with _OPENER.open(urllib.request.Request(url, body, headers), timeout=PATIENCE):
+                return
+        except urllib.error.HTTPError as error:
+            # It has understood, and will not think otherwise.
+            reason = error
+            break
+        except (HTTPException, OSError, ValueError) as error:
+            reason = error
+    log(f"{url} was not told of a push: {reason}")
 
 
 def log(text: str) -> None:
-    """One line on stderr."""
-    print(f"git_webhooks: {text}", file=sys.stderr, flush=True)
+    """One line on stderr, in one piece: others write, too."""
+    sys.stderr.write(f"git_webhooks: {text}\n")
+    sys.stderr.flush()

@@ -196,6 +196,4 @@ def git(site: Site, front_door: FrontDoor) -> Git:
         if error.status != 404:
             raise
         pytest.skip("the site's repository is on another Git host")
-    return Git(
-        front_door.host("git"), front_door.addresses[0], front_door.ca, lambda: site.secret("git", "git-users")
-    )
+    return Git(front_door.host("git"), front_door.addresses[0], front_door.ca, lambda: site.secret("git", "git-users"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError
@@ -24,6 +23,13 @@ INTERVAL = 0.3
 # Two runs that meet retry in turn; more rounds than this mean that something keeps writing.
 ATTEMPTS = 5
 T = TypeVar("T")
+
+
+class VolumeKube(Kube, Protocol):
+    """What claims need besides."""
+
+    def delete(self, path: str) -> None:
+        """DELETE, in the background; what does not exist is deleted."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class KeptVolume:
     """One claim and its volume. The methods raise SlipwayError."""
 
     def __init__(
-        self, kube: Kube, wanted: Wanted, check: bool = False, timeout: float = 60, kubectl: str = "kubectl"
+        self, kube: VolumeKube, wanted: Wanted, check: bool = False, timeout: float = 60, kubectl: str = "kubectl"
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -161,14 +167,12 @@ class KeptVolume:
 
     def kept(self) -> Outcome:
         """See that the volume of the claim, which must be there, outlives it."""
-        claim = self._claim()
-        if claim is None and self.check:
-            self._note(f"volume of {self.wanted.title} kept")
-            return self.outcome
         bound = self._poll(self._bound)
         if bound is None:
             if self.check:
-                self._note(f"volume of {self.wanted.title} kept")
+                # A volume that the claim will get back is kept already.
+                if not self._marked():
+                    self._note(f"volume of {self.wanted.title} kept")
                 return self.outcome
             raise SlipwayError(
                 f"volume {self.wanted.title} is not bound after {self.timeout:.0f} s; a volume of most classes is made for the first "
@@ -421,5 +425,5 @@ class KeptVolume:
 
 def remove_command(kubectl: str, volume: str) -> str:
     """The command that deletes a volume that no claim uses, with its data, by the provisioner that made it."""
-    patch = json.dumps({"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
-    return f"{kubectl} patch pv {volume} -p '{patch}'"
+    # No single quotes: Ansible shows messages as YAML, which would double them.
+    return f'{kubectl} patch pv {volume} -p "spec: {{persistentVolumeReclaimPolicy: Delete}}"'

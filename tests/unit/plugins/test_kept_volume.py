@@ -123,6 +123,7 @@ def test_made_then_kept_then_left_alone() -> None:
     assert _labels(cluster.objects[CLAIM]) == {"app.kubernetes.io/managed-by": "slipway", "app": "git"}
     # No pod has used it yet.
     assert present(cluster).changes == []
+    assert KeptVolume(cluster, WANTED, check=True).kept().changes == ["volume of git/git-data kept"]
     with pytest.raises(SlipwayError, match="git/git-data is not bound after 0 s"):
         KeptVolume(cluster, WANTED, timeout=0).kept()
     cluster.bind()
@@ -153,6 +154,7 @@ def test_what_was_changed_by_hand_is_kept_again() -> None:
 def test_a_new_claim_gets_the_old_volume() -> None:
     cluster = installed()
     cluster.delete(CLAIM)
+    assert KeptVolume(cluster, WANTED, check=True).kept().changes == []
     check = present(cluster, check=True)
     assert (check.changes, check.restored) == (["claim git/git-data made on the volume kept for it, pvc-1"], True)
     assert CLAIM not in cluster.objects and cluster.volume()["spec"]["claimRef"]["uid"] == "old"
@@ -336,8 +338,7 @@ def test_the_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kept = run_module(kept_volume, {**arguments, "state": "kept"})
     assert (kept["changed"], kept["kept"], kept["volume"]) == (True, True, "pvc-1")
     assert kept["remove"] == (
-        f"kubectl --kubeconfig {tmp_path}/kc patch pv pvc-1 "
-        """-p '{"spec": {"persistentVolumeReclaimPolicy": "Delete"}}'"""
+        f'kubectl --kubeconfig {tmp_path}/kc patch pv pvc-1 -p "spec: {{persistentVolumeReclaimPolicy: Delete}}"'
     )
     assert "cannot shrink" in run_module(kept_volume, {**arguments, "size": "1Mi"})["msg"]
     del arguments["size"]

@@ -205,6 +205,7 @@ def test_tags_and_branches_come_and_go(guarded: Service, app: str) -> None:
 
 def test_approvers_are_read_at_each_push(guarded: Service, app: str) -> None:
     settings = guarded.options.settings
+    assert settings is not None
     guarded.commit("platform/x.yaml", b"{}\n")
     settings.write_text(json.dumps({"approvers": [], "address": ""}))
     refused(push(guarded, "admin"), "(nobody: git_users names no approver)")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .service import Service, git_http
+from .service import Service
+
+import git_http  # isort: skip
 
 
 def test_a_pushed_commit_arrives_at_a_reader(service: Service) -> None:

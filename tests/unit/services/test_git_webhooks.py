@@ -52,8 +52,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def notifier(tmp_path: Path, receiver: Receiver) -> git_webhooks.Notifier:
+def notifier(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> git_webhooks.Notifier:
     """One that was not started."""
+    monkeypatch.setattr(git_webhooks, "PAUSES", (0, 0.2, 0.2))
     (tmp_path / "secret").write_text("key\n")
     settings = tmp_path / "settings.json"
     settings.write_text(
@@ -87,6 +88,24 @@ def test_an_answer_with_an_error_is_logged(
     (notifier.events / "1.json").write_text("{}")
     notifier.send()
     assert f"{receiver.url} was not told of a push: HTTP Error 400" in capsys.readouterr().err
+
+
+def test_a_receiver_may_be_starting(notifier: git_webhooks.Notifier, receiver: Receiver, tmp_path: Path) -> None:
+    late = ThreadingHTTPServer(receiver.server.server_address, receiver.server.RequestHandlerClass, False)
+    receiver.server.server_close()
+    (notifier.events / "1.json").write_text("{}")
+
+    def start() -> None:
+        late.server_bind()
+        late.server_activate()
+        late.handle_request()
+
+    timer = threading.Timer(0.1, start)
+    timer.start()
+    notifier.send()
+    timer.join()
+    late.server_close()
+    assert len(receiver.told) == 1
 
 
 def test_without_a_key_nothing_is_sent(
