@@ -4,6 +4,8 @@
 
 Every request but /healthz needs a user. A user is a file in the folder of --users, called NAME.read or NAME.write, that
 holds the password: a mounted Secret. It is read at each request, so a rotated password counts without a restart.
+
+What may be pushed is the business of git_hooks.py, whom a push is told to that of git_webhooks.py.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,17 +30,24 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
 
+from git_webhooks import Notifier
+
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 # What a Git client of the smart protocol asks for; single objects and hooks are nobody's business.
 REQUEST = re.compile(
     r"(?P<repository>/[a-z0-9][a-z0-9._-]*\.git)/(info/refs\?service=git-(?P<ask>upload|receive)-pack|git-(?P<do>upload|receive)-pack)"
 )
 CHUNK = 1 << 16
-# A branch never loses a commit: Argo CD deploys what was, and a rollback is a revert.
 SETTINGS = {
+    # A branch never loses a commit, and main is never deleted: Argo CD deploys what was, and a rollback is a revert.
     "receive.denyNonFastForwards": "true",
-    "receive.denyDeletes": "true",
+    "receive.denyDeleteCurrent": "refuse",
     "receive.fsckObjects": "true",
+    # Who pushed what and when: Git writes the user's name here, while a commit says whatever its author liked.
+    "core.logAllRefUpdates": "always",
+    "gc.reflogExpire": "never",
+    # A process that went its own way would stay a zombie: the first process of the container is this server.
+    "gc.autoDetach": "false",
     # The volume's folder may belong to another user than the one who serves it.
     "safe.directory": "*",
 }
@@ -49,12 +60,17 @@ class Options:
     root: Path
     users: Path
     hooks: Path | None = None
+    settings: Path | None = None
+    events: Path | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment of Git: its settings, and nothing of ours but the search path."""
+        """Environment of Git and its hooks: their settings, and nothing of ours but the search path."""
         settings = {**SETTINGS, **({"core.hooksPath": str(self.hooks)} if self.hooks else {})}
         variables = {"PATH": os.environ["PATH"], "HOME": "/tmp", "GIT_CONFIG_COUNT": str(len(settings))}
+        for variable, path in (("SLIPWAY_GIT_SETTINGS", self.settings), ("SLIPWAY_GIT_EVENTS", self.events)):
+            if path:
+                variables[variable] = str(path)
         for number, (name, value) in enumerate(settings.items()):
             variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         return variables
@@ -73,6 +89,31 @@ def create(options: Options, name: str) -> None:
     command = ["git", "init", "--quiet", "--bare", "--initial-branch=main", str(draft)]
     subprocess.run(command, check=True, env=options.environment)
     draft.rename(final)
+
+
+def fill(options: Options, name: str, content: Path) -> None:
+    """Make the files below `content` the first commit of a repository that has none; any other is left as it is."""
+    author = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "slipway"), ("EMAIL", "slipway@localhost"))
+    }
+    # A mounted ConfigMap is a folder of links; the files lie behind this one.
+    files = (content / "..data" if (content / "..data").exists() else content).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**options.environment, **author, "GIT_INDEX_FILE": f"{folder}/index"}
+
+        def git(*words: str) -> str:
+            command = ["git", f"--git-dir={options.root / name}.git", f"--work-tree={files}", *words]
+            answer = subprocess.run(command, check=True, env=environment, cwd=files, stdout=subprocess.PIPE, text=True)
+            return answer.stdout.strip()
+
+        if git("for-each-ref", "--count=1"):
+            return
+        git("add", "--all", ".")
+        commit = git("commit-tree", git("write-tree"), "-m", "The layout of this repository")
+        # Only where there is no main; nobody is served yet, but a volume may be shared by mistake.
+        git("update-ref", "refs/heads/main", commit, "0" * 40)
 
 
 def may(options: Options, header: str, write: bool) -> str | None:
@@ -100,6 +141,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 120
     server: Server
+    user = "-"
 
     def do_GET(self) -> None:
         """Health, or the first request of a fetch or a push."""
@@ -125,8 +167,11 @@ class Handler(BaseHTTPRequestHandler):
         elif not (self.server.options.root / found["repository"][1:]).is_dir():
             self.refuse(404, "no such repository")
         else:
+            self.user = user
             with self.server.slots:
                 self.run(user)
+            if found["do"] == "receive":
+                self.server.pushed()
 
     def run(self, user: str) -> None:
         """Run Git's CGI program; requests and answers of any length pass through."""
@@ -213,9 +258,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """One line on stderr, without the probes of the kubelet."""
-        if self.path != "/healthz":
-            super().log_message(format, *args)
+        """One line on stderr that names the user, without the probes of the kubelet."""
+        if getattr(self, "path", "") != "/healthz":
+            where, when = self.client_address[0], self.log_date_time_string()
+            text = "".join(each if each.isprintable() else "?" for each in format % args)
+            sys.stderr.write(f"{where} - {self.user} [{when}] {text}\n")
+            sys.stderr.flush()
 
 
 def head(answer: IO[bytes]) -> tuple[int, list[tuple[str, str]]]:
@@ -236,15 +284,29 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, options: Options, at_once: int = 8) -> None:
+    def __init__(self, port: int, options: Options, at_once: int = 8, notifier: Notifier | None = None) -> None:
         """Listen.
 
         Args:
             at_once: how many Git programs may run at the same time.
+            notifier: whom to wake after a push.
         """
         super().__init__(("", port), Handler)
         self.options = options
+        self.at_once = at_once
         self.slots = threading.BoundedSemaphore(at_once)
+        self.notifier = notifier
+
+    def pushed(self) -> None:
+        """A push has ended; what its hook left is told to those who wait for it."""
+        if self.notifier:
+            self.notifier.wake()
+
+    def finish(self, seconds: float) -> None:
+        """Wait until the Git programs that run have ended, at most `seconds` for all of them."""
+        end = time.monotonic() + seconds
+        for _ in range(self.at_once):
+            self.slots.acquire(timeout=max(0.0, end - time.monotonic()))
 
 
 def main() -> None:
@@ -255,17 +317,28 @@ def main() -> None:
     parser.add_argument(
         "--hooks", type=Path, help="folder of hooks that apply to every repository, such as pre-receive"
     )
+    parser.add_argument("--settings", type=Path, help="JSON file that the hooks read at each push")
+    parser.add_argument("--events", type=Path, help="folder where a hook leaves what is to be told; made if missing")
+    parser.add_argument("--webhook-secret", type=Path, help="file with the key that signs what is told")
     parser.add_argument("--repository", action="append", default=[], metavar="NAME", help="make it if it is missing")
+    parser.add_argument("--content", type=Path, help="folder of files that a repository without any commit begins with")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
-    options = Options(arguments.root, arguments.users, arguments.hooks)
+    options = Options(arguments.root, arguments.users, arguments.hooks, arguments.settings, arguments.events)
     for name in arguments.repository:
         create(options, name)
-    server = Server(arguments.port, options)
+        if arguments.content:
+            fill(options, name, arguments.content)
+    notifier = None
+    if options.events and options.settings and arguments.webhook_secret:
+        notifier = Notifier(options.events, options.settings, arguments.webhook_secret)
+        notifier.start()
+    server = Server(arguments.port, options, notifier=notifier)
     # The first process of a container gets no default action for a signal.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"git_http: serves {arguments.root} on port {arguments.port}", file=sys.stderr, flush=True)
     server.serve_forever()
+    server.finish(20)
 
 
 if __name__ == "__main__":

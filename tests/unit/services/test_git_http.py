@@ -2,90 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import importlib.util
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).parents[3] / "services/git_http.py"
+from .service import Service
 
-
-def load() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("git_http", SOURCE)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    # Dataclasses look their module up by its name.
-    sys.modules["git_http"] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-git_http = load()
-
-
-class Service:
-    """A running server and what it serves."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.users = folder / "users"
-        self.users.mkdir()
-        (self.users / "argocd.read").write_text("r-password\n")
-        (self.users / "team.write").write_text("w-password")
-        (folder / "root").mkdir()
-        self.options = git_http.Options(folder / "root", self.users, folder / "hooks")
-        git_http.create(self.options, "platform")
-        self.server = git_http.Server(0, self.options)
-        self.port = self.server.server_address[1]
-
-    def url(self, user: str = "team:w-password", repository: str = "platform") -> str:
-        return f"http://{user}@127.0.0.1:{self.port}/{repository}.git"
-
-    def git(self, *words: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_CONFIG_GLOBAL": "/dev/null",
-            **{f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-        }
-        command = ["git", "-c", "init.defaultBranch=main", *words]
-        return subprocess.run(
-            command, cwd=cwd or self.folder, env=environment, check=check, capture_output=True, text=True
-        )
-
-    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
-    def commit(self, name: str, content: bytes) -> Path:
-        """A clone with one more commit."""
-        clone = self.folder / "clone"
-        if not clone.exists():
-            self.git("clone", "-q", self.url(), str(clone))
-        (clone / name).write_bytes(content)
-        self.git("add", ".", cwd=clone)
-        self.git("commit", "-q", "-m", name, cwd=clone)
-        return clone
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    running = Service(tmp_path)
-    thread = threading.Thread(target=running.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield running
-    running.server.shutdown()
-    thread.join()
-    running.server.server_close()
+import git_http  # isort: skip
 
 
 def test_a_pushed_commit_arrives_at_a_reader(service: Service) -> None:
@@ -132,6 +57,15 @@ def test_history_is_kept(service: Service) -> None:
     service.git("commit", "-q", "--amend", "-m", "other", cwd=clone)
     for words in (("--force", "origin", "main"), ("origin", ":main")):
         assert service.git("push", *words, cwd=clone, check=False).returncode != 0
+    # A branch that was merged may go.
+    service.git("push", "-q", "origin", "main:proposal", cwd=clone)
+    service.git("push", "-q", "origin", ":proposal", cwd=clone)
+
+
+def test_who_pushed_is_on_record(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    service.git("push", "-q", "origin", "main", cwd=service.commit("a", b"1"))
+    assert " team <team@http." in (service.repository / "logs/refs/heads/main").read_text()
+    assert " - team [" in capfd.readouterr().err
 
 
 def test_a_hook_may_refuse_a_push(service: Service) -> None:
@@ -177,6 +111,42 @@ def test_repositories_are_made_once(service: Service) -> None:
     (service.options.root / ".second.part/left").mkdir(parents=True)
     git_http.create(service.options, "second")
     assert {path.name for path in service.options.root.iterdir()} == {"platform.git", "second.git"}
+
+
+def content(folder: Path) -> Path:
+    """Files as a mounted ConfigMap shows them."""
+    (folder / "..1/apps").mkdir(parents=True)
+    (folder / "..1/README.md").write_text("read me\n")
+    (folder / "..1/apps/README.md").write_text("applications\n")
+    (folder / "..data").symlink_to("..1")
+    for name in ("README.md", "apps"):
+        (folder / name).symlink_to(f"..data/{name}")
+    return folder
+
+
+def test_a_new_repository_begins_with_the_content(service: Service, tmp_path: Path) -> None:
+    git_http.fill(service.options, "platform", content(tmp_path / "content"))
+    listed = service.git("ls-tree", "-r", "--name-only", "main", cwd=service.repository).stdout
+    assert listed.split() == ["README.md", "apps/README.md"]
+    service.git("clone", "-q", service.url("argocd:r-password"), "reader")
+    assert (tmp_path / "reader/apps/README.md").read_text() == "applications\n"
+    service.git("fsck", "--strict", cwd=service.repository)
+
+
+def test_what_is_there_is_never_filled(service: Service, tmp_path: Path) -> None:
+    service.git("push", "-q", "origin", "main:other", cwd=service.commit("a", b"1"))
+    git_http.fill(service.options, "platform", content(tmp_path / "content"))
+    assert service.git("ls-remote", service.url()).stdout.count("refs/") == 1
+
+
+def test_a_stop_waits_for_a_push(service: Service) -> None:
+    assert service.server.slots.acquire(timeout=0)
+    timer = threading.Timer(0.2, service.server.slots.release)
+    timer.start()
+    service.server.finish(10)
+    timer.join()
+    # All slots are taken, so nothing runs any more.
+    assert not service.server.slots.acquire(timeout=0)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "A"])

@@ -1,0 +1,429 @@
+"""Volumes whose data outlives their claim, and with it the namespace: made, found again, kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol, TypeVar
+
+from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+
+VOLUMES = "/api/v1/persistentvolumes"
+NODES = "/api/v1/nodes"
+CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "slipway"}
+# Which claim a volume's data belongs to, as <namespace>.<claim>.
+LABEL = "slipway/volume"
+LABEL_LENGTH = 63
+INTERVAL = 0.3
+# Two runs that meet retry in turn; more rounds than this mean that something keeps writing.
+ATTEMPTS = 5
+T = TypeVar("T")
+
+
+class VolumeKube(Kube, Protocol):
+    """What claims need besides."""
+
+    def delete(self, path: str) -> None:
+        """DELETE, in the background; what does not exist is deleted."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A claim as it should be. An empty `storage_class` is the cluster's default one."""
+
+    namespace: str
+    name: str
+    size: str
+    storage_class: str = ""
+    access_modes: Sequence[str] = ("ReadWriteOnce",)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def mark(self) -> str:
+        """The value of LABEL."""
+        return f"{self.namespace}.{self.name}"
+
+    @property
+    def path(self) -> str:
+        """API path of the claim."""
+        return f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims/{self.name}"
+
+
+@dataclass
+class Outcome:
+    """What was done, or in check mode would be; `volume` is the volume's name, once there is one."""
+
+    changes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    volume: str = ""
+    restored: bool = False
+    kept: bool = False
+
+
+def quantity(text: str) -> Decimal:
+    """The number that a Kubernetes quantity stands for. Raises SlipwayError."""
+    from kubernetes.utils import parse_quantity
+
+    try:
+        number: Decimal = parse_quantity(text)  # type: ignore[no-untyped-call]
+    except ValueError:
+        raise SlipwayError(f"{text!r} is not a Kubernetes quantity such as 10Gi") from None
+    return number
+
+
+def place(volume: Json) -> str:
+    """Where a volume's data lies, as far as the volume says."""
+    spec = volume["spec"]
+    names = {
+        value
+        for term in _terms(volume)
+        for rule in term.get("matchExpressions") or []
+        if rule["key"] == "kubernetes.io/hostname"
+        for value in rule.get("values") or []
+    }
+    node = f"on node {', '.join(sorted(names))}" if names else ""
+    path = (spec.get("hostPath") or spec.get("local") or {}).get("path") or (spec.get("csi") or {}).get("volumeHandle")
+    return ", ".join(part for part in (node, f"at {path}" if path else "") if part) or "where its driver keeps it"
+
+
+def _terms(volume: Json) -> list[Json]:
+    affinity = (volume["spec"].get("nodeAffinity") or {}).get("required") or {}
+    terms: list[Json] = affinity.get("nodeSelectorTerms") or []
+    return terms
+
+
+def reaches(volume: Json, node: Json) -> bool:
+    """Whether a volume can be used on a node. Only the operator In is judged: what drivers write."""
+    labels = node["metadata"].get("labels") or {}
+    terms = _terms(volume)
+    return not terms or any(
+        all(
+            labels.get(rule["key"]) in (rule.get("values") or [])
+            for rule in term.get("matchExpressions") or []
+            if rule["operator"] == "In"
+        )
+        for term in terms
+    )
+
+
+def is_ready(node: Json) -> bool:
+    """Whether a node answers."""
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+class KeptVolume:
+    """One claim and its volume. The methods raise SlipwayError."""
+
+    def __init__(
+        self, kube: VolumeKube, wanted: Wanted, check: bool = False, timeout: float = 60, kubectl: str = "kubectl"
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            timeout: seconds to wait for a claim that is being deleted or bound.
+            kubectl: how commands in messages call kubectl.
+        """
+        if len(wanted.mark) > LABEL_LENGTH:
+            raise SlipwayError(
+                f"{wanted.title}: namespace and name together must not exceed {LABEL_LENGTH - 1} characters"
+            )
+        self.kube = kube
+        self.wanted = wanted
+        self.check = check
+        self.timeout = timeout
+        self.kubectl = kubectl
+        self.size = quantity(wanted.size)
+        self.outcome = Outcome()
+
+    def present(self) -> Outcome:
+        """Make the claim, on the volume kept for it if there is one; keep its volume if it is bound already."""
+        claim = self._claim()
+        if claim is not None and claim["metadata"].get("deletionTimestamp"):
+            self._await_gone()
+            claim = None
+        if claim is None:
+            kept = self._kept_volume()
+            if kept:
+                self._restore(kept)
+            else:
+                self._note(f"claim {self.wanted.title} made")
+                self._create({"storage": self.wanted.size}, self.wanted.storage_class, None)
+            return self.outcome
+        self._judge_claim(claim)
+        self._grow(claim)
+        if claim["spec"].get("volumeName") and (claim.get("status") or {}).get("phase") == "Bound":
+            self._keep(claim["spec"]["volumeName"])
+        return self.outcome
+
+    def kept(self) -> Outcome:
+        """See that the volume of the claim, which must be there, outlives it."""
+        bound = self._poll(self._bound)
+        if bound is None:
+            if self.check:
+                # A volume that the claim will get back is kept already.
+                if not self._marked():
+                    self._note(f"volume of {self.wanted.title} kept")
+                return self.outcome
+            raise SlipwayError(
+                f"volume {self.wanted.title} is not bound after {self.timeout:.0f} s; a volume of most classes is made for the first "
+                f"pod that uses it. Next: {self.kubectl} -n {self.wanted.namespace} describe pvc {self.wanted.name}"
+            )
+        # A volume that was found again has the size that it had.
+        self._grow(bound)
+        self._keep(bound["spec"]["volumeName"])
+        return self.outcome
+
+    def absent(self) -> Outcome:
+        """Remove the claim and keep its volume, for the next claim of that name. For the time after its pods have gone."""
+        claim = self._claim()
+        if claim is None:
+            for volume in self._marked():
+                self.outcome.volume, self.outcome.kept = volume["metadata"]["name"], True
+            return self.outcome
+        if self._bound():
+            self._keep(claim["spec"]["volumeName"])
+        self._note(f"claim {self.wanted.title} removed")
+        if not self.check:
+            self.kube.delete(self.wanted.path)
+            self._await_gone()
+        return self.outcome
+
+    def _claim(self) -> Json | None:
+        return self.kube.get(self.wanted.path)
+
+    def _bound(self) -> Json | None:
+        claim = self._claim()
+        return claim if claim and (claim.get("status") or {}).get("phase") == "Bound" else None
+
+    def _note(self, text: str) -> None:
+        self.outcome.changes.append(text)
+
+    def _poll(self, look: Callable[[], T | None]) -> T | None:
+        """What `look` finds within the timeout; in check mode at once or never."""
+        end = time.monotonic() + (0 if self.check else self.timeout)
+        while (found := look()) is None and time.monotonic() < end:
+            time.sleep(INTERVAL)
+        return found
+
+    def _await_gone(self) -> None:
+        if self.check:
+            return
+        if not self._poll(lambda: True if self._claim() is None else None):
+            raise SlipwayError(
+                f"claim {self.wanted.title} is being deleted and not gone after {self.timeout:.0f} s: a pod still uses it. "
+                f"Next: {self.kubectl} -n {self.wanted.namespace} describe pvc {self.wanted.name}"
+            )
+
+    def _kept_volume(self) -> Json | None:
+        """The volume that was kept for this claim, free to be bound again; None if there never was one."""
+
+        def look() -> list[Json] | None:
+            found = [item for item in self._marked() if self._is_ours(item)]
+            # The end of a claim arrives at its volume a moment later.
+            return None if any(self._phase(item) == "Bound" for item in found) else found
+
+        found = self._poll(look)
+        if found is None:
+            raise SlipwayError(
+                f"claim {self.wanted.title} is gone, but a volume is still bound to it. "
+                f"Next: {self.kubectl} get pv -l {LABEL}={self.wanted.mark}"
+            )
+        if len(found) > 1:
+            names = ", ".join(item["metadata"]["name"] for item in found)
+            raise SlipwayError(
+                f"{len(found)} volumes were kept for {self.wanted.title}: {names}. Take the label off those that are not meant: "
+                f"{self.kubectl} label pv <name> {LABEL}-"
+            )
+        return found[0] if found else None
+
+    def _marked(self) -> list[Json]:
+        """Volumes with our label, whoever uses them now."""
+        found: list[Json] = (self.kube.get(VOLUMES, labelSelector=f"{LABEL}={self.wanted.mark}") or {}).get(
+            "items"
+        ) or []
+        return found
+
+    def _is_ours(self, volume: Json) -> bool:
+        """Whether a volume with our label is still meant for the claim. Somebody may have bound it to another by hand."""
+        claim = volume["spec"].get("claimRef")
+        mine = claim is None or (claim["namespace"], claim["name"]) == (self.wanted.namespace, self.wanted.name)
+        if not mine:
+            self.outcome.warnings.append(
+                f"volume {volume['metadata']['name']}, kept for {self.wanted.title}, now belongs to {claim['namespace']}/{claim['name']}"
+            )
+        return mine and not volume["metadata"].get("deletionTimestamp")
+
+    @staticmethod
+    def _phase(volume: Json) -> str:
+        return str((volume.get("status") or {}).get("phase") or "")
+
+    def _restore(self, volume: Json) -> None:
+        """Free the volume for a new claim that names it, and make that claim."""
+        name, spec = volume["metadata"]["name"], volume["spec"]
+        capacity, volume_class = spec["capacity"]["storage"], spec.get("storageClassName") or ""
+        self._judge_place(volume, "kept for it")
+        self._judge_class(volume_class, name)
+        self._judge_size(capacity, volume_class)
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "namespace": self.wanted.namespace,
+            "name": self.wanted.name,
+        }
+        self._note(f"claim {self.wanted.title} made on the volume kept for it, {name}")
+        self.outcome.volume, self.outcome.restored, self.outcome.kept = name, True, True
+        if self.check:
+            return
+        # Without the old claim's uid the volume is Available again, to this claim only. The label says that it was kept: it stays so.
+        body = {
+            "metadata": {"resourceVersion": volume["metadata"]["resourceVersion"]},
+            "spec": {
+                "persistentVolumeReclaimPolicy": "Retain",
+                "claimRef": {**dict.fromkeys(spec.get("claimRef") or {}), **claim},
+            },
+        }
+        self.kube.merge_patch(f"{VOLUMES}/{name}", body)
+        # A claim may not ask for more than the volume has; it grows once it is bound.
+        self._create({"storage": capacity}, volume_class, name)
+
+    def _create(self, requests: Mapping[str, str], storage_class: str, volume: str | None) -> None:
+        if self.check:
+            return
+        spec: Json = {"accessModes": list(self.wanted.access_modes), "resources": {"requests": dict(requests)}}
+        if storage_class or volume:
+            # Empty beside a volume's name: no class, rather than the default one.
+            spec["storageClassName"] = storage_class
+        if volume:
+            spec["volumeName"] = volume
+        body = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": self.wanted.name, "labels": {**MANAGED_BY, **self.wanted.labels}},
+            "spec": spec,
+        }
+        self.kube.create(self.wanted.path.rpartition("/")[0], body)
+
+    def _judge_claim(self, claim: Json) -> None:
+        """Refuse what cannot become as wanted."""
+        name, spec = claim["spec"].get("volumeName", ""), claim["spec"]
+        self.outcome.volume = name
+        volume_class = spec.get("storageClassName") or ""
+        self._judge_class(volume_class, name)
+        self._judge_size(spec["resources"]["requests"]["storage"], volume_class)
+        if name and (volume := self.kube.get(f"{VOLUMES}/{name}")):
+            self._judge_place(volume, "bound to it")
+        elif (claim.get("status") or {}).get("phase") == "Lost":
+            raise SlipwayError(
+                f"volume {self.wanted.title} is lost: its claim names {name}, which does not exist. Without the claim an empty one is "
+                f"made: {self.kubectl} -n {self.wanted.namespace} delete pvc {self.wanted.name}"
+            )
+
+    def _judge_class(self, found: str, volume: str) -> None:
+        if self.wanted.storage_class and self.wanted.storage_class != found:
+            raise SlipwayError(
+                f"volume {self.wanted.title} ({volume or 'not bound yet'}) is of storage class {found or 'none'}, but "
+                f"{self.wanted.storage_class} is wanted: a volume cannot change its class. Set the one that it has, or move the data"
+            )
+
+    def _judge_size(self, found: str, volume_class: str) -> None:
+        size = quantity(found)
+        if self.size < size:
+            raise SlipwayError(
+                f"volume {self.wanted.title} is to have {self.wanted.size}, but it already has {found}. "
+                "A volume cannot shrink: raise the value to at least that"
+            )
+        if self.size > size:
+            item = self.kube.get(f"{CLASSES}/{volume_class}") if volume_class else None
+            if not (item or {}).get("allowVolumeExpansion"):
+                raise SlipwayError(
+                    f"volume {self.wanted.title} is to grow from {found} to {self.wanted.size}, but volumes of storage class "
+                    f"{volume_class or 'none'} cannot grow. Set the size to {found}"
+                )
+
+    def _judge_place(self, volume: Json, how: str) -> None:
+        """Refuse where no node reaches the data; warn where it has to wait for one."""
+        if not _terms(volume):
+            return
+        nodes: list[Json] = [node for node in (self.kube.get(NODES) or {}).get("items") or [] if reaches(volume, node)]
+        name, where = volume["metadata"]["name"], place(volume)
+        if not nodes:
+            claim = (
+                f" and {self.kubectl} -n {self.wanted.namespace} delete pvc {self.wanted.name}" if self._claim() else ""
+            )
+            raise SlipwayError(
+                f"the data of {self.wanted.title} is out of reach: volume {name}, {how}, lies {where}, and no such node is in the cluster. "
+                "Bring it back under its name and with its disk, and run again. To give the data up and begin with an empty volume: "
+                f"{self.kubectl} label pv {name} {LABEL}-{claim}"
+            )
+        if not any(is_ready(node) for node in nodes):
+            self.outcome.warnings.append(
+                f"volume {self.wanted.title} lies {where}, and that node is not ready: its pods wait for it"
+            )
+
+    def _grow(self, claim: Json) -> None:
+        """Ask for the size wanted, which was judged."""
+        found = claim["spec"]["resources"]["requests"]["storage"]
+        if self.size <= quantity(found):
+            return
+        self._note(f"volume {self.wanted.title} grown from {found} to {self.wanted.size}")
+        if self.check:
+            return
+        for _ in range(ATTEMPTS):
+            body = {
+                "metadata": {"resourceVersion": claim["metadata"]["resourceVersion"]},
+                "spec": {"resources": {"requests": {"storage": self.wanted.size}}},
+            }
+            try:
+                self.kube.merge_patch(self.wanted.path, body)
+                return
+            except KubeError as error:
+                if error.status != 409:
+                    raise
+            claim = self._claim() or claim
+        raise SlipwayError(f"claim {self.wanted.title} kept changing while it was being written; who else writes it?")
+
+    def _keep(self, name: str) -> None:
+        """Have the volume outlive its claim, and mark it so that the next claim finds it."""
+        labels = {**MANAGED_BY, LABEL: self.wanted.mark}
+        self.outcome.volume = name
+        for _ in range(ATTEMPTS):
+            volume = self.kube.get(f"{VOLUMES}/{name}")
+            if volume is None:
+                raise SlipwayError(f"claim {self.wanted.title} names volume {name}, which does not exist")
+            found = volume["metadata"].get("labels") or {}
+            policy = volume["spec"].get("persistentVolumeReclaimPolicy")
+            self.outcome.kept = True
+            if policy == "Retain" and all(found.get(key) == value for key, value in labels.items()):
+                return
+            if self.check:
+                self._note(f"volume {name} of {self.wanted.title} kept")
+                return
+            body = {
+                "metadata": {"resourceVersion": volume["metadata"]["resourceVersion"], "labels": labels},
+                "spec": {"persistentVolumeReclaimPolicy": "Retain"},
+            }
+            try:
+                self.kube.merge_patch(f"{VOLUMES}/{name}", body)
+            except KubeError as error:
+                if error.status != 409:
+                    raise
+            else:
+                self._note(f"volume {name} of {self.wanted.title} kept")
+                return
+        raise SlipwayError(f"volume {name} kept changing while it was being written; who else writes it?")
+
+
+def remove_command(kubectl: str, volume: str) -> str:
+    """The command that deletes a volume that no claim uses, with its data, by the provisioner that made it."""
+    # No single quotes: Ansible shows messages as YAML, which would double them.
+    return f'{kubectl} patch pv {volume} -p "spec: {{persistentVolumeReclaimPolicy: Delete}}"'
