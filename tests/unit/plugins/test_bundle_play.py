@@ -54,7 +54,8 @@ def serve_release(releases: Releases) -> dict[str, Any]:
             continue
         name, version = artifact["name"], artifact.get("version")
         if checksum_path.endswith(".yaml"):
-            index = {"entries": {name: [{"version": str(version), "digest": digest}]}}
+            index = yaml.safe_load(releases.files.get(checksum_path, b"entries: {}"))
+            index["entries"][name] = [{"version": str(version), "digest": digest}]
             releases.files[checksum_path] = yaml.safe_dump(index).encode()
         elif "checksum_name" in artifact:
             line = f"{digest}  {artifact['checksum_name']}\n".encode()
