@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parents[2]
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
 from .front_door import ca_option, front_door  # noqa: E402, F401
+from .git import git  # noqa: E402, F401
 from .site import Epos, Site, Store  # noqa: E402
 from .training import is_current, read_record, train  # noqa: E402
 

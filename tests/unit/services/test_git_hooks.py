@@ -139,8 +139,8 @@ PLACES = [
     ("approvals/prod/deeper/hello.yml", "nothing reads it; an approval is approvals/<environment>/<app>.yml"),
     ("approvals/prod/Hello.yml", "Hello-prod is no name for a namespace"),
     (f"approvals/prod/{'a' * 60}.yml", f"{'a' * 60}-prod is no name for a namespace"),
-    ("approvals/prod/other.yml", "has no folder apps/other/prod"),
-    ("approvals/prd/hello.yml", "has no folder apps/hello/prd"),
+    ("approvals/prod/other.yml", "revision {revision} has no folder apps/other/prod"),
+    ("approvals/prd/hello.yml", "revision {revision} has no folder apps/hello/prd"),
 ]
 
 
@@ -162,7 +162,7 @@ def test_faults_of_its_place_are_named(guarded: Service, app: str) -> None:
         approve(guarded, APPROVAL.format(revision=app, user="admin"), name)
     result = push(guarded, "admin")
     for name, fault in PLACES:
-        refused(result, f"{name}: {fault}")
+        refused(result, f"{name}: {fault.format(revision=app)}")
 
 
 def test_notes_beside_approvals(guarded: Service, app: str) -> None:
