@@ -9,11 +9,14 @@ import pytest
 from .plays import PROJECT, run_playbook
 
 
+REMOVABLE = "gpu_operator, cert_manager, front_door, git, argocd."
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], 'uninstall_component is ""; those that can be removed alone: gpu_operator.'),
-        (["uninstall_component=k3s"], 'uninstall_component is "k3s"; those that can be removed alone: gpu_operator.'),
+        ([], 'uninstall_component is ""; those that can be removed alone: ' + REMOVABLE),
+        (["uninstall_component=k3s"], 'uninstall_component is "k3s"; those that can be removed alone: ' + REMOVABLE),
         (["uninstall_component=gpu_operator"], "run it again with -e uninstall_confirm=example"),
         (
             ["uninstall_component=gpu_operator", "uninstall_confirm=lab"],
