@@ -84,6 +84,8 @@ REFUSED_KINDS = (
 # A sync that fails is tried again with what Git holds by then.
 RETRY = {"limit": 5, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "2m"}}
 AUTOMATED = {"prune": True, "selfHeal": True}
+# The controller writes it, empty as it is, when a push has made it look again; without it here each run would take it away.
+_NO_TEMPLATE: Json = {"metadata": {}, "spec": {"destination": {}, "project": ""}}
 _COMMIT = "^[0-9a-f]{40}$"
 
 
@@ -334,8 +336,8 @@ def _sync_policy(options: Sequence[str]) -> Json:
 
 def _application_set(namespace: str, environment: Mapping[str, Any], url: str, interval: int) -> Json:
     name = environment["name"]
-    generator: Json = {"repoURL": url, "revision": "main", "requeueAfterSeconds": interval}
-    annotations = {}
+    generator: Json = {"repoURL": url, "revision": "main", "requeueAfterSeconds": interval, "template": _NO_TEMPLATE}
+    annotations: Json = {}
     if environment.get("approval"):
         generator["files"] = [{"path": f"approvals/{name}/*.yml"}]
         application = '{{ .path.filename | trimSuffix ".yml" }}'
@@ -345,8 +347,10 @@ def _application_set(namespace: str, environment: Mapping[str, Any], url: str, i
             f"{{{{ else }}}}no-commit-in-approvals/{name}/{{{{ .path.filename }}}}{{{{ end }}}}"
         )
         annotations = {
-            "slipway/approved-by": '{{ get . "approvedBy" | toString }}',
-            "slipway/reason": '{{ get . "reason" | toString }}',
+            "annotations": {
+                "slipway/approved-by": '{{ get . "approvedBy" | toString }}',
+                "slipway/reason": '{{ get . "reason" | toString }}',
+            }
         }
     else:
         generator["directories"] = [{"path": f"apps/*/{name}"}]
@@ -365,7 +369,7 @@ def _application_set(namespace: str, environment: Mapping[str, Any], url: str, i
             # What runs outlives its Application, and so this set, this namespace and a folder that somebody moved.
             "syncPolicy": {"preserveResourcesOnDeletion": True},
             "template": {
-                "metadata": {"name": f"{application}-{name}", "labels": labels, "annotations": annotations},
+                "metadata": {"name": f"{application}-{name}", "labels": labels, **annotations},
                 "spec": {
                     "project": f"models-{name}",
                     "source": {"repoURL": url, "targetRevision": revision, "path": f"apps/{application}/{name}"},
