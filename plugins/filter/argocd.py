@@ -39,6 +39,8 @@ WORKLOADS: dict[str, tuple[str, str, Sequence[str], Sequence[str]]] = {
     "dex": ("Deployment", "argocd-dex-server", ["dex"], ["copyutil"]),
     "notifications": ("Deployment", "argocd-notifications-controller", ["argocd-notifications-controller"], []),
 }
+# Upstream looks every 10 or 30 seconds whether they are ready, and everybody waits for that.
+PROBED = ("controller", "server", "repo_server")
 # Upstream's images by our names; the bundle need not hold that of Dex.
 IMAGES = {
     "argocd": "quay.io/argoproj/argocd",
@@ -233,9 +235,13 @@ def _workload(name: str, resources: Any, annotations: Mapping[str, Mapping[str, 
     def settings(names: Sequence[str]) -> list[Json]:
         return [{"name": each, "imagePullPolicy": "IfNotPresent", "resources": resources} for each in names]
 
+    running = settings(containers)
+    if name in PROBED:
+        running[0]["readinessProbe"] = {"initialDelaySeconds": 1, "periodSeconds": 2}
+
     template: Json = {
         "metadata": {"annotations": {**annotations["all"], **annotations.get(name, {})}},
-        "spec": {"containers": settings(containers)},
+        "spec": {"containers": running},
     }
     if preparing:
         template["spec"]["initContainers"] = settings(preparing)

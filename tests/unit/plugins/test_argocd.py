@@ -1,0 +1,206 @@
+"""Argo CD is judged by what it shows, asked again, and loses its Applications without what they have deployed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.module_utils.slipway.argocd import (
+    Finding,
+    await_accepted,
+    evidence,
+    judge_application,
+    judge_set,
+    look,
+    remove_all,
+)
+from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.kube import Json, KubeError
+
+from .fakes import FakeKube
+
+ROOT = "/apis/argoproj.io/v1alpha1/namespaces/argocd/"
+GOOD_SET = {"status": {"conditions": [{"type": "ResourcesUpToDate", "status": "True"}]}}
+GOOD = {"status": {"sync": {"status": "Synced"}}}
+
+
+def broken_set(reason: str, message: str) -> Json:
+    condition = {"type": "ErrorOccurred", "status": "True", "reason": reason, "message": message}
+    return {"status": {"conditions": [condition, {"type": "ResourcesUpToDate", "status": "True"}]}}
+
+
+@pytest.mark.parametrize(
+    ("item", "reason", "accepted"),
+    [
+        (GOOD_SET, "", False),
+        ({}, "has not looked", False),
+        (broken_set("ApplicationParamsGenerationError", "repository not found"), "repository not found", False),
+        (broken_set("ApplicationParamsGenerationError", "unable to process file 'a.yml'"), "'a.yml'", True),
+        (broken_set("ApplicationValidationError", "duplicate name"), "duplicate name", True),
+    ],
+)
+def test_a_set_is_judged(item: Json, reason: str, accepted: bool) -> None:
+    found, content = judge_set(item)
+    assert (reason in found, content, bool(found)) == (True, accepted, bool(reason))
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "accepted"),
+    [
+        (GOOD["status"], "", False),
+        ({}, "has not looked", False),
+        (
+            {"sync": {"status": "Unknown"}, "conditions": [{"type": "ComparisonError", "message": "no host"}]},
+            "ComparisonError: no host",
+            False,
+        ),
+        ({"sync": {"status": "OutOfSync"}, "operationState": {"phase": "Running"}}, "has not ended", False),
+        (
+            {
+                "sync": {"status": "OutOfSync"},
+                "operationState": {
+                    "phase": "Failed",
+                    "message": "not valid",
+                    "syncResult": {
+                        "resources": [
+                            {"kind": "ClusterRole", "name": "x", "status": "SyncFailed", "message": "not permitted"},
+                            {"kind": "Service", "name": "y", "status": "Synced", "message": "made"},
+                        ]
+                    },
+                },
+            },
+            "not valid; ClusterRole x: not permitted",
+            True,
+        ),
+    ],
+)
+def test_an_application_is_judged(status: Json, reason: str, accepted: bool) -> None:
+    found, content = judge_application({"status": status})
+    assert (reason in found, content, bool(found)) == (True, accepted, bool(reason))
+    assert "made" not in found
+
+
+class Time:
+    """A clock that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def named(name: str, item: dict[str, Any]) -> Json:
+    return {"metadata": {"name": name, "resourceVersion": "1"}, **item}
+
+
+def wait(kube: FakeKube, timeout: float = 30) -> list[Finding]:
+    time = Time()
+    return await_accepted(kube, "argocd", ["dev"], ["platform"], timeout, 0.5, time.clock, time.sleep)
+
+
+def test_all_well_asks_for_nothing() -> None:
+    kube = FakeKube(
+        {f"{ROOT}applicationsets/dev": named("dev", GOOD_SET), f"{ROOT}applications/platform": named("platform", GOOD)}
+    )
+    assert wait(kube) == []
+    assert not kube.writes
+
+
+def test_what_is_missing_is_said_when_the_time_is_over() -> None:
+    assert [str(each) for each in wait(FakeKube())] == [
+        "ApplicationSet argocd/dev: it does not exist",
+        "Application argocd/platform: it does not exist",
+    ]
+
+
+def test_what_is_not_well_is_asked_to_look_again() -> None:
+    class Cured(FakeKube):
+        def merge_patch(self, path: str, body: Json) -> Json:
+            super().merge_patch(path, body)
+            self.objects[path] |= GOOD
+            return self.objects[path]
+
+    kube = Cured({f"{ROOT}applicationsets/dev": named("dev", GOOD_SET), f"{ROOT}applications/platform": named("platform", {})})
+    assert wait(kube) == []
+    assert kube.objects[f"{ROOT}applications/platform"]["metadata"]["annotations"] == {
+        "argocd.argoproj.io/refresh": "normal"
+    }
+
+
+def test_wrong_content_does_not_hold_the_installation_up() -> None:
+    kube = FakeKube(
+        {
+            f"{ROOT}applicationsets/dev": named("dev", broken_set("RenderTemplateParamsError", "x")),
+            f"{ROOT}applications/platform": named("platform", GOOD),
+        }
+    )
+    found = wait(kube)
+    assert [each.accepted for each in found] == [True]
+    assert not kube.writes
+
+
+def test_an_api_that_does_not_answer_is_not_well() -> None:
+    class Gone(FakeKube):
+        def get(self, path: str, **query: str) -> Json | None:
+            raise KubeError("no route")
+
+    assert [str(each) for each in wait(Gone(), 2)] == ["Kubernetes API: no route"]
+
+
+def test_the_evidence_names_the_next_step() -> None:
+    text = evidence([Finding("Application argocd/platform", "platform: app path does not exist")], "argocd", "kubectl")
+    assert "make it" in text
+    assert "describe applications.argoproj.io,applicationsets.argoproj.io" in text
+
+
+class Cluster(FakeKube):
+    """Knows lists, and forgets what is deleted; an object with a finalizer stays."""
+
+    def get(self, path: str, **query: str) -> Json | None:
+        if path in (f"{ROOT}applications", f"{ROOT}applicationsets"):
+            return {"items": [item for key, item in self.objects.items() if key.startswith(path + "/")]}
+        return super().get(path, **query)
+
+    def delete(self, path: str) -> None:
+        self.writes.append(f"delete {path}")
+        if not self.objects[path]["metadata"].get("finalizers"):
+            del self.objects[path]
+
+
+def test_all_go_and_finalizers_first() -> None:
+    mine = named("mine", {})
+    mine["metadata"]["finalizers"] = ["resources-finalizer.argocd.argoproj.io"]
+    kube = Cluster({f"{ROOT}applicationsets/dev": named("dev", {}), f"{ROOT}applications/mine": mine})
+    time = Time()
+    assert remove_all(kube, "argocd", 10, clock=time.clock, sleep=time.sleep) == [
+        "ApplicationSet argocd/dev",
+        "Application argocd/mine",
+    ]
+    assert not kube.objects
+    assert kube.writes.index(f"{ROOT}applications/mine") < kube.writes.index(f"delete {ROOT}applications/mine")
+    assert remove_all(kube, "argocd", 10, clock=time.clock, sleep=time.sleep) == []
+
+
+def test_check_mode_names_and_keeps() -> None:
+    kube = Cluster({f"{ROOT}applications/mine": named("mine", {})})
+    assert remove_all(kube, "argocd", 10, check=True) == ["Application argocd/mine"]
+    assert not kube.writes
+
+
+def test_what_does_not_go_is_an_error() -> None:
+    class Stuck(Cluster):
+        def delete(self, path: str) -> None:
+            raise KubeError("changed", 409)
+
+    time = Time()
+    kube = Stuck({f"{ROOT}applications/mine": named("mine", {})})
+    with pytest.raises(SlipwayError, match="still there after 3 s: Application argocd/mine"):
+        remove_all(kube, "argocd", 3, clock=time.clock, sleep=time.sleep)
+
+
+def test_look_names_everything() -> None:
+    assert len(look(FakeKube(), "argocd", ["dev", "prod"], ["platform"])) == 3
