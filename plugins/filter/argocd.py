@@ -110,7 +110,9 @@ def argocd_faults(options: Mapping[str, Any]) -> list[str]:
         faults.append(f"argocd_resources: {name}: unknown; there are {', '.join(sorted(WORKLOADS))}")
     for index, patch in enumerate(options["argocd_patches"]):
         if not isinstance(patch, Mapping) or not set(patch) <= {"patch", "target", "options"} or "patch" not in patch:
-            faults.append(f"argocd_patches[{index}]: needs patch, may have target and options, as in a kustomization.yaml")
+            faults.append(
+                f"argocd_patches[{index}]: needs patch, may have target and options, as in a kustomization.yaml"
+            )
     for index, kind in enumerate(options["argocd_platform_kinds"]):
         if not isinstance(kind, Mapping) or set(kind) != {"group", "kind"}:
             faults.append(f"argocd_platform_kinds[{index}]: needs group and kind")
@@ -226,7 +228,12 @@ def _image(reference: str, of: str) -> Json:
     # A colon before a slash is that of a port.
     if not colon or "/" in tag:
         repository, tag = head, ""
-    return {"name": of, "newName": repository, **({"newTag": tag} if tag else {}), **({"digest": digest} if digest else {})}
+    return {
+        "name": of,
+        "newName": repository,
+        **({"newTag": tag} if tag else {}),
+        **({"digest": digest} if digest else {}),
+    }
 
 
 def _workload(name: str, resources: Any, annotations: Mapping[str, Mapping[str, str]]) -> Json:
@@ -464,7 +471,7 @@ def _namespace_guard(namespace: str, environments: Sequence[Mapping[str, Any]]) 
                     f"has(object.metadata.labels) && {label} in object.metadata.labels && "
                     f"object.metadata.labels[{label}] == variables.levels[variables.word])",
                     "messageExpression": "'namespace ' + request.name + ' of an environment: Argo CD may not remove it, and its label "
-                    f"pod-security.kubernetes.io/enforce must be ' + variables.levels[variables.word]",
+                    "pod-security.kubernetes.io/enforce must be ' + variables.levels[variables.word]",
                 },
             ],
         },

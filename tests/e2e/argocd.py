@@ -71,21 +71,22 @@ class Argo:
     def application_files(self, app: str, version: str) -> dict[str, str]:
         """A web server that says its version, for both environments, by kustomize."""
         files = {
-            f"apps/{app}/base/kustomization.yaml": _yaml(
+            f"apps/{app}/base/kustomization.yaml": as_yaml(
                 resources=["server.yaml"],
                 configMapGenerator=[{"name": "page", "literals": [f"index.html={version}"]}],
             ),
-            f"apps/{app}/base/server.yaml": "---\n".join(_yaml(**each) for each in self._server()),
+            f"apps/{app}/base/server.yaml": "---\n".join(as_yaml(**each) for each in self.server()),
         }
         for environment in (self.dev, self.prod):
             host = self.front_door.host(f"{app}-{environment}")
             files |= {
-                f"apps/{app}/{environment}/kustomization.yaml": _yaml(resources=["../base", "ingress.yaml"]),
-                f"apps/{app}/{environment}/ingress.yaml": _yaml(**_ingress(host)),
+                f"apps/{app}/{environment}/kustomization.yaml": as_yaml(resources=["../base", "ingress.yaml"]),
+                f"apps/{app}/{environment}/ingress.yaml": as_yaml(**_ingress(host)),
             }
         return files
 
-    def _server(self) -> Sequence[dict[str, Any]]:
+    def server(self) -> Sequence[dict[str, Any]]:
+        """A web server that serves ConfigMap `page`: Deployment and Service."""
         labels = {"app": "server"}
         container = {
             "name": "server",
@@ -214,7 +215,7 @@ class Argo:
         return [name for name in names if name.startswith(PREFIX)]
 
 
-def _yaml(**content: Any) -> str:
+def as_yaml(**content: Any) -> str:
     """YAML; JSON is some."""
     return json.dumps(content, indent=1) + "\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .argocd import NAMESPACE, PREFIX, Argo, _yaml
+from .argocd import NAMESPACE, PREFIX, Argo, as_yaml
 from .front_door import FrontDoor, eventually
 from .site import Site
 
@@ -131,7 +131,9 @@ def test_what_must_not_be_is_refused(argo: Argo, site: Site, model: str) -> None
         f"{PREFIX}-foreign": (foreign, "namespace minio is not permitted in project"),
         f"{PREFIX}-grab": (grab, "belongs to the platform"),
     }
-    files: dict[str, str | None] = {f"apps/{app}/{argo.dev}/it.yaml": _yaml(**item) for app, (item, _) in refused.items()}
+    files: dict[str, str | None] = {
+        f"apps/{app}/{argo.dev}/it.yaml": as_yaml(**item) for app, (item, _) in refused.items()
+    }
     commit = argo.push("What must not be", {**files, **argo.application_files(APP, "version 3")})
     for app, (_, message) in refused.items():
 
@@ -152,7 +154,7 @@ def test_waves_wait_for_one_another(argo: Argo, site: Site) -> None:
     for wave in (0, 1):
         name = f"{PREFIX}-wave-{wave}"
         source = {"repoURL": "http://git.git/platform.git", "targetRevision": "main", "path": f"platform/{name}"}
-        files[f"platform/{name}.yaml"] = _yaml(
+        files[f"platform/{name}.yaml"] = as_yaml(
             apiVersion="argoproj.io/v1alpha1",
             kind="Application",
             metadata={"name": name, "annotations": {"argocd.argoproj.io/sync-wave": str(wave)}},
@@ -163,12 +165,12 @@ def test_waves_wait_for_one_another(argo: Argo, site: Site) -> None:
                 "syncPolicy": {"automated": {"prune": True}, "syncOptions": ["CreateNamespace=true"]},
             },
         )
-        server, _ = argo._server()
+        server, _ = argo.server()
         container = server["spec"]["template"]["spec"]["containers"][0]
         container |= {"readinessProbe": {**container["readinessProbe"], "initialDelaySeconds": 6}, "volumeMounts": []}
         container["command"] = ["python3", "-m", "http.server", "8080"]
         server["spec"]["template"]["spec"]["volumes"] = []
-        files[f"platform/{name}/server.yaml"] = _yaml(**server)
+        files[f"platform/{name}/server.yaml"] = as_yaml(**server)
     argo.push("Two waves", files, argo.approver)
     first = argo.await_application(f"{PREFIX}-wave-0")
     second = argo.await_application(f"{PREFIX}-wave-1")
@@ -203,5 +205,3 @@ def test_applications_outlive_argo_cd(argo: Argo, site: Site, model: str) -> Non
     commit = argo.push(f"{APP}: version 4", argo.application_files(APP, "version 4"))
     argo.await_application(name, commit)
     argo.await_page(APP, argo.dev, "version 4")
-
-

@@ -139,7 +139,9 @@ def evidence(found: Sequence[Finding], namespace: str, kubectl: str) -> str:
     if any("app path does not exist" in finding.reason for finding in found):
         lines.append("The repository has no folder platform/ on its branch main: make it, a README.md in it is enough.")
     # Kubeflow brings a kind of the same short name.
-    lines.append(f"Next: {kubectl} --namespace {namespace} describe applications.argoproj.io,applicationsets.argoproj.io")
+    lines.append(
+        f"Next: {kubectl} --namespace {namespace} describe applications.argoproj.io,applicationsets.argoproj.io"
+    )
     return "\n".join(lines)
 
 

@@ -71,7 +71,9 @@ def mirror(kube: Kube, wanted: Mirror, check: bool = False) -> Mirrored:
                 raise
         else:
             return outcome
-    raise SlipwayError(f"Secret {wanted.namespace}/{wanted.name} kept changing while it was being written; who else does?")
+    raise SlipwayError(
+        f"Secret {wanted.namespace}/{wanted.name} kept changing while it was being written; who else does?"
+    )
 
 
 def _source(kube: Kube, wanted: Mirror, check: bool) -> dict[str, str]:

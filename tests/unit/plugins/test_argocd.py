@@ -124,7 +124,9 @@ def test_what_is_not_well_is_asked_to_look_again() -> None:
             self.objects[path] |= GOOD
             return self.objects[path]
 
-    kube = Cured({f"{ROOT}applicationsets/dev": named("dev", GOOD_SET), f"{ROOT}applications/platform": named("platform", {})})
+    kube = Cured(
+        {f"{ROOT}applicationsets/dev": named("dev", GOOD_SET), f"{ROOT}applications/platform": named("platform", {})}
+    )
     assert wait(kube) == []
     assert kube.objects[f"{ROOT}applications/platform"]["metadata"]["annotations"] == {
         "argocd.argoproj.io/refresh": "normal"

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from filter.argocd import argocd_faults, argocd_objects, argocd_overlay, argocd_policy
 
 OPTIONS: dict[str, Any] = {
@@ -55,7 +56,11 @@ def test_good_options_have_no_fault() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "fault"),
     [
-        ("components", ["argocd"], "slipway_components: argocd takes applications from the Git service, but git is not"),
+        (
+            "components",
+            ["argocd"],
+            "slipway_components: argocd takes applications from the Git service, but git is not",
+        ),
         ("components", ["argocd", "git"], "slipway_components: git must come before argocd"),
         ("argocd_environments", [{"name": "Prod"}], "argocd_environments[0]: name: 'Prod' is not one word"),
         ("argocd_environments", [{"name": "eu-prod"}], "argocd_environments[0]: name: 'eu-prod' is not one word"),
@@ -63,8 +68,16 @@ def test_good_options_have_no_fault() -> None:
         ("argocd_environments", [{"name": "base"}], "argocd_environments[0]: name: base is the folder"),
         ("argocd_environments", [{"name": "a"}, {"name": "a"}], "argocd_environments[1]: name: a is given twice"),
         ("argocd_environments", [{"name": "a", "aproval": True}], "argocd_environments[0]: aproval: unknown"),
-        ("argocd_environments", [{"name": "a", "approval": "yes"}], "argocd_environments[0]: approval: 'yes' is neither"),
-        ("argocd_environments", [{"name": "a", "pod_security": "none"}], "argocd_environments[0]: pod_security: 'none'"),
+        (
+            "argocd_environments",
+            [{"name": "a", "approval": "yes"}],
+            "argocd_environments[0]: approval: 'yes' is neither",
+        ),
+        (
+            "argocd_environments",
+            [{"name": "a", "pod_security": "none"}],
+            "argocd_environments[0]: pod_security: 'none'",
+        ),
         ("argocd_environments", ["dev"], "argocd_environments[0]: 'dev' is no mapping"),
         ("argocd_rbac", {"boss": ["x"]}, "argocd_rbac: boss: unknown role; there are admin, operator, viewer"),
         ("argocd_rbac", {"admin": []}, "argocd_rbac: admin: needs a list of users or groups"),
@@ -144,7 +157,9 @@ def test_the_guard_of_namespaces_knows_the_environments() -> None:
     made = objects([{"name": "dev", "pod_security": "baseline"}, {"name": "prod", "approval": True}])
     policy = made["ValidatingAdmissionPolicy", "slipway-argocd-namespaces"]["spec"]
     assert policy["variables"][0]["expression"] == "{'dev': 'baseline', 'prod': 'restricted'}"
-    labels = made["ApplicationSet", "dev"]["spec"]["template"]["spec"]["syncPolicy"]["managedNamespaceMetadata"]["labels"]
+    labels = made["ApplicationSet", "dev"]["spec"]["template"]["spec"]["syncPolicy"]["managedNamespaceMetadata"][
+        "labels"
+    ]
     assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
 
 

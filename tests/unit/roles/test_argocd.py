@@ -52,7 +52,11 @@ RICH: dict[str, Any] = {
     "argocd_resources": {"repo_server": {"limits": {"memory": "3Gi"}}},
     "argocd_rbac": {"operator": ["team"]},
     "argocd_patches": [
-        {"patch": json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm"}, "data": {"a": "b"}})}
+        {
+            "patch": json.dumps(
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm"}, "data": {"a": "b"}}
+            )
+        }
     ],
     "argocd_platform_sources": ["https://charts.example.com"],
 }
@@ -98,7 +102,11 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> Variables:
 def rendered(variables: Variables) -> Callable[[str], Site]:
     """The objects of a site, by kind and by name, from upstream's manifests."""
     for bundle in bundles():
-        found = [item for item in yaml.safe_load((bundle / "bundle.yml").read_text())["artifacts"] if item["name"] == "argocd"]
+        found = [
+            item
+            for item in yaml.safe_load((bundle / "bundle.yml").read_text())["artifacts"]
+            if item["name"] == "argocd"
+        ]
         path = next((bundle / item["path"] for item in found if item["kind"] == "manifest"), None)
         if path and path.is_file() and (bundle / "bin/kubectl").is_file():
             break
@@ -118,7 +126,9 @@ def rendered(variables: Variables) -> Callable[[str], Site]:
 
 def workloads(site: Site) -> dict[str, dict[str, Any]]:
     """Pod templates by the workload's name."""
-    return {name: item["spec"]["template"] for kind in ("Deployment", "StatefulSet") for name, item in site[kind].items()}
+    return {
+        name: item["spec"]["template"] for kind in ("Deployment", "StatefulSet") for name, item in site[kind].items()
+    }
 
 
 def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
@@ -210,14 +220,19 @@ def test_all_is_in_the_namespace_and_well_set(rendered: Callable[[str], Site]) -
 @pytest.mark.parametrize("site", ["plain", "rich", "external"])
 def test_the_flows_are_flows(variables: Variables, site: str) -> None:
     """Of pods that are there, and to the outside only where somebody asked for it."""
-    made = policies(variables(site)["flows"], "argocd", Addresses(("10.0.0.1/32",), 6443, ("10.0.0.1/32",), ("10.42.0.0/24",)))
+    made = policies(
+        variables(site)["flows"], "argocd", Addresses(("10.0.0.1/32",), 6443, ("10.0.0.1/32",), ("10.42.0.0/24",))
+    )
     names = {item["metadata"]["name"] for item in made}
     outside = {item["metadata"]["name"] for item in made if "0.0.0.0/0" in json.dumps(item)}
-    assert outside == {
-        "plain": set(),
-        "rich": {"slipway-repositories", "slipway-login", "slipway-notifications"},
-        "external": {"slipway-repositories"},
-    }[site]
+    assert (
+        outside
+        == {
+            "plain": set(),
+            "rich": {"slipway-repositories", "slipway-login", "slipway-notifications"},
+            "external": {"slipway-repositories"},
+        }[site]
+    )
     assert ("slipway-git" in names) == (site != "external")
     assert {"slipway-people", "slipway-api", "slipway-dns", "slipway-redis", "slipway-repository"} <= names
 
