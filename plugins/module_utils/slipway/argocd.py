@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, ObjectKube
 
 ROOT = "/apis/argoproj.io/v1alpha1/namespaces/{}/"
 # Plural, and the annotation by which each kind is asked to look again.
@@ -146,7 +146,7 @@ def evidence(found: Sequence[Finding], namespace: str, kubectl: str) -> str:
 
 
 def remove_all(
-    kube: Kube,
+    kube: ObjectKube,
     namespace: str,
     timeout: float,
     check: bool = False,
@@ -176,7 +176,7 @@ def remove_all(
         sleep(0.5)
 
 
-def _remove(kube: Kube, path: str, item: dict[str, Any]) -> None:
+def _remove(kube: ObjectKube, path: str, item: dict[str, Any]) -> None:
     metadata = item["metadata"]
     try:
         if metadata.get("finalizers"):
