@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 Json = dict[str, Any]
@@ -43,15 +44,21 @@ def health_flows(links: Iterable[Json], page: Mapping[str, str]) -> list[Json]:
     return flows
 
 
-def page_config(links: Iterable[Json], site: str, domain: str, kubeconfig: str, ca: str) -> Json:
-    """The start page's configuration."""
+def page_config(links: Iterable[Json], site: str, domain: str, kubeconfig: str, ca: str, project: str) -> Json:
+    """The start page's configuration; paths of files are told from the folder `project`, if they are below it."""
     keys = ("name", "title", "description", "version", "url", "command", "credentials")
     components = []
     for link in links:
         item = {key: link[key] for key in keys if link.get(key)}
         item.setdefault("title", link["name"])
         components.append({**item, **({"health": link["health"]["url"]} if link.get("health") else {})})
-    return {"site": site, "domain": domain, "kubeconfig": kubeconfig, "ca": ca, "components": components}
+    paths = {"kubeconfig": _from(project, kubeconfig), "ca": _from(project, ca)}
+    return {"site": site, "domain": domain, **paths, "components": components}
+
+
+def _from(folder: str, path: str) -> str:
+    below = PurePath(path).is_relative_to(folder)
+    return str(PurePath(path).relative_to(folder)) if below else path
 
 
 class FilterModule:

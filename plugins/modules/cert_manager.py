@@ -12,7 +12,7 @@ description:
   - C(answering) waits until the webhook judges what it is asked for.
   - C(issuing) waits until the ClusterIssuer I(issuer) issues, exports the authority's certificate, and has certificates that an earlier
     authority signed issued anew. Without I(secret) there is no authority to export.
-  - C(issued) waits until the Certificates I(certificates) are there.
+  - C(issued) waits until the Certificates I(certificates) are there, signed by the authority that I(issuer) has now.
   - Runs on the controller.
 options:
   kubeconfig:
@@ -91,11 +91,12 @@ waiting:
   type: dict
 renewed:
   description: Certificates that are issued anew; in check mode, that would be.
-  returned: C(issuing)
+  returned: C(issuing) and C(issued)
   type: list
   elements: str
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,21 +152,8 @@ class Run:
                 return {"changed": True, "waiting": waiting, "renewed": []}
             raise SlipwayError(f"{authority.where} holds no certificate although ClusterIssuer {issuer} is ready")
         before = authority.export(chain, self.check)
-        renewed = []
-        for item in cert_manager.outdated(self.kube, issuer, chain[0]):
-            renewed.append(cert_manager.label(item))
-            if not self.check:
-                cert_manager.renew(self.kube, item, utc_now())
-
-        def look() -> dict[str, str]:
-            left = cert_manager.outdated(self.kube, issuer, chain[0])
-            return {
-                f"Certificate {cert_manager.label(item)}": "it is still the one that the earlier authority has signed"
-                for item in left
-            }
-
-        if renewed:
-            waiting |= self._wait(look)
+        renewed, still = self._renew(chain[0], lambda _: True)
+        waiting |= still
         result: Json = {"changed": before is not None or bool(renewed), "waiting": waiting, "renewed": renewed}
         if before is not None:
             path = str(authority.exported)
@@ -174,16 +162,34 @@ class Run:
         return result
 
     def issued(self) -> Json:
-        """Wait for Certificates."""
-        names = [(item["namespace"], item["name"]) for item in self.params["certificates"]]
-        return {
-            "waiting": self._wait(
-                lambda: {
-                    f"Certificate {namespace}/{name}": cert_manager.unready_certificate(self.kube, namespace, name)
-                    for namespace, name in names
-                }
-            )
-        }
+        """Wait for Certificates, and renew those that an earlier authority has signed."""
+        names = [f"{item['namespace']}/{item['name']}" for item in self.params["certificates"]]
+        waiting = self._wait(
+            lambda: {
+                f"Certificate {name}": cert_manager.unready_certificate(self.kube, *name.split("/")) for name in names
+            }
+        )
+        signer = cert_manager.signer(self.kube, self.params["issuer"], self.params["namespace"])
+        if signer is None:
+            return {"waiting": waiting, "renewed": []}
+        renewed, still = self._renew(signer, lambda name: name in names)
+        return {"changed": bool(renewed), "waiting": waiting | still, "renewed": renewed}
+
+    def _renew(self, signer: Any, chosen: Callable[[str], bool]) -> tuple[list[str], dict[str, str]]:
+        """Have what another one than `signer` has signed issued anew; return what that is and what is still waited for."""
+
+        def old() -> list[Json]:
+            found = cert_manager.outdated(self.kube, self.params["issuer"], signer)
+            return [item for item in found if chosen(cert_manager.label(item))]
+
+        def look() -> dict[str, str]:
+            reason = "it is still the one that the earlier authority has signed"
+            return {f"Certificate {cert_manager.label(item)}": reason for item in old()}
+
+        renewed = old()
+        for item in [] if self.check else renewed:
+            cert_manager.renew(self.kube, item, utc_now())
+        return [cert_manager.label(item) for item in renewed], self._wait(look) if renewed else {}
 
     def _wait(self, look: Any) -> dict[str, str]:
         waiting = cert_manager.wait(look, self.timeout)

@@ -77,12 +77,15 @@ class FrontDoor:
 
         Args:
             site: the site.
-            ca: the exported certificate of the site's authority; where there is no such file, what the system trusts counts.
+            ca: what is trusted: the site's exported authority, or the certificate that it was given. Where there is no such file, what
+                the system trusts.
         """
         self.site = site
         self.ca = ca
         ingress = site.networking.read_namespaced_ingress(PAGE, NAMESPACE)
         self.domain: str = ingress.spec.rules[0].host
+        # Whether the site vouches for itself; the page hands that certificate out then.
+        self.has_authority: bool = "ca.crt" in site.core.read_namespaced_config_map(PAGE, NAMESPACE).data
         balancer = site.core.read_namespaced_service("traefik", "kube-system").status.load_balancer
         self.addresses: list[str] = [item.ip or item.hostname for item in balancer.ingress or []]
         assert self.addresses, "Service kube-system/traefik has no address: nothing gives LoadBalancer Services theirs"
@@ -98,9 +101,12 @@ class FrontDoor:
         return values["username"], values["password"]
 
     def context(self, ca: Path | None = None) -> ssl.SSLContext:
-        """What is trusted: only `ca`, without it the exported authority."""
+        """TLS that trusts only `ca`, without it the site's own."""
         ca = ca or self.ca
-        return ssl.create_default_context(cafile=str(ca) if ca.is_file() else None)
+        context = ssl.create_default_context(cafile=str(ca) if ca.is_file() else None)
+        # A given certificate is trusted as it is, with or without its root in the file.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     def get(self, name: str = "", path: str = "/", **options: Any) -> Answer:
         """GET over TLS; see `request`."""
@@ -161,7 +167,7 @@ def eventually(look: Callable[[], Seen], timeout: float, interval: float = 0.5) 
             seen = look()
             last: object = seen
         except (AssertionError, OSError, http.client.HTTPException, ApiException) as error:
-            seen, last = None, error  # type: ignore[assignment]
+            seen, last = None, error
         if seen:
             return seen
         if time.monotonic() > end:
@@ -187,7 +193,10 @@ def _send(
 def ca_option(parser: pytest.Parser, default: Path) -> None:
     """Add the option that names the exported authority."""
     parser.getgroup("slipway").addoption(
-        "--ca", default=str(default), help="certificate of the site's authority, as the installation has exported it"
+        "--ca",
+        default=str(default),
+        help="certificate of the site's authority, as the installation has exported it, or the one that it was given; "
+        "empty for what the system trusts",
     )
 
 

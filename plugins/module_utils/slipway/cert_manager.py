@@ -71,13 +71,13 @@ class Authority:
         if not wanted:
             raise SlipwayError(
                 f"The site's certificate authority is lost: {self.where} is gone, and its key is nowhere else. {lost} Nothing was changed. "
-                f"Restore that Secret from a backup and run again. Where there is none, run again with {ACCEPT}: a new authority "
+                f"Restore that Secret from a backup (kubectl apply) and run again. Where there is none, run again with {ACCEPT}: a new authority "
                 "is made and exported, and everybody who trusted the old one must be given the new one."
             )
         source = "that is given" if list(given) else f"in {self.where}"
         raise SlipwayError(
             f"The certificate authority {source} is another one: {describe(wanted[-1])}. {lost} Nothing was changed. "
-            f"Put back the old one (that Secret from a backup, or its files), or run again with {ACCEPT}: the other one is exported, "
+            f"Put back the old one (that Secret from a backup by kubectl apply, or its files), or run again with {ACCEPT}: the other one is exported, "
             "and everybody who trusted the old one must be given it."
         )
 
@@ -131,6 +131,21 @@ def unready_certificate(kube: Kube, namespace: str, name: str) -> str:
         if why := (challenge.get("status") or {}).get("reason"):
             said.append(f"Challenge for {challenge['spec'].get('dnsName')}: {why}")
     return "; ".join(dict.fromkeys(said))
+
+
+def signer(kube: Kube, issuer: str, namespace: str) -> x509.Certificate | None:
+    """The certificate with whose key a ClusterIssuer signs; None where it has none, as with ACME.
+
+    `namespace` is where cert-manager keeps Secrets of ClusterIssuers.
+    """
+    found = kube.get(f"{API}/clusterissuers/{issuer}") or {}
+    secret = ((found.get("spec") or {}).get("ca") or {}).get("secretName")
+    chain = (
+        _certificates(kube.get(secrets.path(namespace, secret)), "tls.crt", f"Secret {namespace}/{secret}")
+        if secret
+        else []
+    )
+    return chain[0] if chain else None
 
 
 def outdated(kube: Kube, issuer: str, authority: x509.Certificate) -> list[Json]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils import basic
 from ansible.module_utils.slipway import cert_manager
 from ansible.module_utils.slipway.cert_manager import Authority
+from ansible.module_utils.slipway.certificates import describe
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, KubeError
 
@@ -79,7 +81,7 @@ def test_another_authority_stops_the_run(kube: FakeKube, tmp_path: Path) -> None
     kube.objects[SECRET] = secret(OTHER)
     said = judge(tmp_path)["msg"]
     assert "The certificate authority in Secret cert-manager/slipway-ca is another one" in said
-    assert cert_manager.describe(ROOT.certificate) in said and cert_manager.describe(OTHER.certificate) in said
+    assert describe(ROOT.certificate) in said and describe(OTHER.certificate) in said
     assert not judge(tmp_path, accept=True).get("failed")
 
 
@@ -107,6 +109,7 @@ def issuer(kube: FakeKube, status: str = "True", message: str = "") -> None:
     condition = {"type": "Ready", "status": status, "message": message, "observedGeneration": 1}
     kube.objects[f"{cert_manager.API}/clusterissuers/slipway"] = {
         "metadata": {"generation": 1},
+        "spec": {"ca": {"secretName": "slipway-ca"}},
         "status": {"conditions": [condition]},
     }
 
@@ -150,14 +153,23 @@ def certificate(kube: FakeKube, name: str, made: Made | None, issuer: str = "sli
     return item
 
 
+class CertManager(FakeKube):
+    """Issues anew what it is told to."""
+
+    def merge_patch(self, path: str, body: Json) -> Json:
+        name = path.split("/")[-2]
+        self.objects[f"/api/v1/namespaces/apps/secrets/{name}-tls"] = secret(make("new", ROOT))
+        return super().merge_patch(path, body)
+
+
+def run(kube: FakeKube, tmp_path: Path, state: str, check: bool = False, **more: Any) -> Json:
+    params = {**arguments(tmp_path, state), "namespace": "cert-manager", "issuer": "slipway", **more}
+    result: Json = getattr(module.Run(kube, params, check), state)()
+    return result
+
+
 def test_what_the_old_authority_has_signed_is_issued_anew(tmp_path: Path) -> None:
     """And nothing else is: not another issuer's, not one that is new, not one that was never issued."""
-
-    class CertManager(FakeKube):
-        def merge_patch(self, path: str, body: Json) -> Json:
-            self.objects["/api/v1/namespaces/apps/secrets/old-tls"] = secret(make("new", ROOT))
-            return super().merge_patch(path, body)
-
     kube = CertManager({SECRET: secret(ROOT)})
     issuer(kube)
     (tmp_path / "ca.crt").write_text(ROOT.pem)
@@ -165,15 +177,28 @@ def test_what_the_old_authority_has_signed_is_issued_anew(tmp_path: Path) -> Non
     certificate(kube, "new", make("new", ROOT))
     certificate(kube, "foreign", make("foreign", OTHER), issuer="letsencrypt")
     certificate(kube, "pending", None)
-    run = module.Run(kube, {**arguments(tmp_path, "issuing"), "namespace": "cert-manager", "issuer": "slipway"}, True)
-    assert run.issuing()["renewed"] == ["apps/old"] and not kube.writes
-    run = module.Run(kube, {**arguments(tmp_path, "issuing"), "namespace": "cert-manager", "issuer": "slipway"}, False)
-    done = run.issuing()
+    assert run(kube, tmp_path, "issuing", check=True)["renewed"] == ["apps/old"] and not kube.writes
+    done = run(kube, tmp_path, "issuing")
     assert (done["renewed"], done["changed"], done["waiting"]) == (["apps/old"], True, {})
     assert kube.writes == [f"{cert_manager.API}/namespaces/apps/certificates/old/status"]
     issuing = old["status"]["conditions"][-1]
     assert (issuing["type"], issuing["status"], issuing["reason"]) == ("Issuing", "True", "ManuallyTriggered")
-    assert run.issuing()["changed"] is False
+    assert run(kube, tmp_path, "issuing")["changed"] is False
+
+
+def test_a_certificate_that_finds_an_old_secret_is_issued_anew(tmp_path: Path) -> None:
+    """cert-manager takes a Secret that was left of an earlier time for its own and calls the Certificate ready."""
+    kube = CertManager({SECRET: secret(ROOT)})
+    issuer(kube)
+    certificate(kube, "front-door", make("old", OTHER))
+    certificate(kube, "another", make("old", OTHER))
+    wanted = [{"namespace": "apps", "name": "front-door"}]
+    done = run(kube, tmp_path, "issued", certificates=wanted)
+    assert (done["changed"], done["renewed"]) == (True, ["apps/front-door"])
+    assert run(kube, tmp_path, "issued", certificates=wanted)["changed"] is False
+    # With ACME nobody knows the signer beforehand.
+    kube.objects[f"{cert_manager.API}/clusterissuers/slipway"]["spec"] = {"acme": {}}
+    assert run(kube, tmp_path, "issued", certificates=[{"namespace": "apps", "name": "another"}])["renewed"] == []
 
 
 def test_waiting_for_a_certificate_says_what_hinders_it(kube: FakeKube) -> None:
@@ -269,4 +294,7 @@ def test_a_certificate_that_ends_soon_is_said(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(tls_secret, "KubeClient", lambda *_: Applying())
     certificate, key = write(tmp_path, "x", make("leaf", ROOT, days=(-9, 3)))
     options = {"kubeconfig": "/k", "namespace": "n", "name": "s", "certificate": certificate, "key": key}
-    assert "CN=leaf expires on" in json.dumps(run_module(tls_secret, options)["warnings"])
+    said: list[str] = []
+    monkeypatch.setattr(basic.AnsibleModule, "warn", lambda _, text: said.append(text))
+    assert run_module(tls_secret, options)["changed"]
+    assert len(said) == 1 and "CN=leaf expires on" in said[0]

@@ -154,13 +154,18 @@ def test_the_page_is_let_through_to_what_it_asks() -> None:
 
 def test_the_pages_configuration() -> None:
     page = filters.page_config(
-        filters.merge_links(OWN, ["argocd"], [{"name": "x", "title": None}]), "lab", "d", "k", "c"
+        filters.merge_links(OWN, ["argocd"], [{"name": "x", "title": None}]),
+        "lab",
+        "d",
+        "/p/.slipway/k",
+        "/elsewhere/c",
+        "/p",
     )
     assert page == {
         "site": "lab",
         "domain": "d",
-        "kubeconfig": "k",
-        "ca": "c",
+        "kubeconfig": ".slipway/k",
+        "ca": "/elsewhere/c",
         "components": [
             {
                 "name": "argocd",
