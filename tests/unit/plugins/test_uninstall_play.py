@@ -8,7 +8,6 @@ import pytest
 
 from .plays import PROJECT, run_playbook
 
-
 REMOVABLE = "gpu_operator, cert_manager, front_door, git, argocd."
 
 
