@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,7 +180,8 @@ class Argo:
     def refresh(self, plural: str, name: str) -> None:
         """Have Argo CD look into the repository, as the button in its pages does."""
         key, value = {
-            "applicationsets": ("argocd.argoproj.io/application-set-refresh", "true"),
+            # A set that failed keeps the annotation, and hears only of another value.
+            "applicationsets": ("argocd.argoproj.io/application-set-refresh", f"tests-{time.time_ns()}"),
             "applications": ("argocd.argoproj.io/refresh", "normal"),
         }[plural]
         body = {"metadata": {"annotations": {key: value}}}

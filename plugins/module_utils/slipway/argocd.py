@@ -13,8 +13,8 @@ from ansible.module_utils.slipway.kube import Json, Kube, KubeError, ObjectKube
 ROOT = "/apis/argoproj.io/v1alpha1/namespaces/{}/"
 # Plural, and the annotation by which each kind is asked to look again.
 KINDS = {
-    "ApplicationSet": ("applicationsets", {"argocd.argoproj.io/application-set-refresh": "true"}),
-    "Application": ("applications", {"argocd.argoproj.io/refresh": "normal"}),
+    "ApplicationSet": ("applicationsets", "argocd.argoproj.io/application-set-refresh"),
+    "Application": ("applications", "argocd.argoproj.io/refresh"),
 }
 # Seconds between two requests to look again: answers are remembered for minutes.
 REFRESH = 5.0
@@ -42,7 +42,7 @@ def judge_set(item: Json) -> tuple[str, bool]:
     error = state.get("ErrorOccurred", {})
     if error.get("status") == "True":
         reason, message = error.get("reason", ""), str(error.get("message", ""))
-        content = "unable to process file" in message or reason != "ApplicationParamsGenerationError"
+        content = "unable to process file" in message or reason != "ApplicationGenerationFromParamsError"
         return f"{reason}: {message}", content
     if state.get("ResourcesUpToDate", {}).get("status") != "True":
         return "Argo CD has not looked at it yet", False
@@ -128,7 +128,9 @@ def _ask(kube: Kube, namespace: str, finding: Finding) -> None:
     try:
         if item := kube.get(path):
             version = item["metadata"]["resourceVersion"]
-            kube.merge_patch(path, {"metadata": {"resourceVersion": version, "annotations": annotation}})
+            # A set that failed keeps the annotation and hears only of another value; what it is does not matter there.
+            value = f"slipway-{version}" if kind == "ApplicationSet" else "normal"
+            kube.merge_patch(path, {"metadata": {"resourceVersion": version, "annotations": {annotation: value}}})
     except KubeError:
         pass
 

@@ -17,7 +17,7 @@ from ansible.module_utils.slipway.argocd import (
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, KubeError
 
-from .fakes import FakeKube
+from .fakes import FakeKube, FakeObjects
 
 ROOT = "/apis/argoproj.io/v1alpha1/namespaces/argocd/"
 GOOD_SET = {"status": {"conditions": [{"type": "ResourcesUpToDate", "status": "True"}]}}
@@ -34,8 +34,8 @@ def broken_set(reason: str, message: str) -> Json:
     [
         (GOOD_SET, "", False),
         ({}, "has not looked", False),
-        (broken_set("ApplicationParamsGenerationError", "repository not found"), "repository not found", False),
-        (broken_set("ApplicationParamsGenerationError", "unable to process file 'a.yml'"), "'a.yml'", True),
+        (broken_set("ApplicationGenerationFromParamsError", "repository not found"), "repository not found", False),
+        (broken_set("ApplicationGenerationFromParamsError", "unable to process file 'a.yml'"), "'a.yml'", True),
         (broken_set("ApplicationValidationError", "duplicate name"), "duplicate name", True),
     ],
 )
@@ -159,8 +159,12 @@ def test_the_evidence_names_the_next_step() -> None:
     assert "describe applications.argoproj.io,applicationsets.argoproj.io" in text
 
 
-class Cluster(FakeKube):
-    """Knows lists, and forgets what is deleted; an object with a finalizer stays."""
+class Cluster(FakeObjects):
+    """Knows lists; an object with a finalizer stays."""
+
+    def __init__(self, objects: dict[str, Json]) -> None:
+        super().__init__()
+        self.objects = objects
 
     def get(self, path: str, **query: str) -> Json | None:
         if path in (f"{ROOT}applications", f"{ROOT}applicationsets"):
@@ -209,3 +213,16 @@ def test_what_does_not_go_is_an_error() -> None:
 
 def test_look_names_everything() -> None:
     assert len(look(FakeKube(), "argocd", ["dev", "prod"], ["platform"])) == 3
+
+
+def test_a_set_that_failed_is_asked_with_another_value_each_time() -> None:
+    """Argo CD leaves the annotation where it is then, and the same value again would be no change."""
+    failed = broken_set("ApplicationGenerationFromParamsError", "repository not found")
+    kube = FakeKube(
+        {f"{ROOT}applicationsets/dev": named("dev", failed), f"{ROOT}applications/platform": named("platform", GOOD)}
+    )
+    wait(kube)
+    assert len(kube.writes) > 1
+    version = int(kube.objects[f"{ROOT}applicationsets/dev"]["metadata"]["resourceVersion"])
+    annotations = kube.objects[f"{ROOT}applicationsets/dev"]["metadata"]["annotations"]
+    assert annotations == {"argocd.argoproj.io/application-set-refresh": f"slipway-{version - 1}"}
