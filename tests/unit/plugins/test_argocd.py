@@ -17,7 +17,9 @@ from ansible.module_utils.slipway.argocd import (
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, KubeError
 
-from .fakes import FakeKube, FakeObjects
+from modules import argocd_applications
+
+from .fakes import FakeKube, FakeObjects, run_module
 
 ROOT = "/apis/argoproj.io/v1alpha1/namespaces/argocd/"
 GOOD_SET = {"status": {"conditions": [{"type": "ResourcesUpToDate", "status": "True"}]}}
@@ -226,3 +228,27 @@ def test_a_set_that_failed_is_asked_with_another_value_each_time() -> None:
     version = int(kube.objects[f"{ROOT}applicationsets/dev"]["metadata"]["resourceVersion"])
     annotations = kube.objects[f"{ROOT}applicationsets/dev"]["metadata"]["annotations"]
     assert annotations == {"argocd.argoproj.io/application-set-refresh": f"slipway-{version - 1}"}
+
+
+def test_the_module_waits_warns_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube = FakeKube({f"{ROOT}applications/platform": named("platform", GOOD)})
+    monkeypatch.setattr(argocd_applications, "KubeClient", lambda *_: kube)
+    options: Json = {"kubeconfig": "/k", "namespace": "argocd", "applications": ["platform"], "timeout": 0}
+    assert run_module(argocd_applications, options)["waiting"] == []
+    kube.objects[f"{ROOT}applications/platform"]["status"] = {
+        "sync": {"status": "OutOfSync"}, "operationState": {"phase": "Failed", "message": "not valid"},
+    }  # fmt: skip
+    result = run_module(argocd_applications, options)
+    assert (result["changed"], result["waiting"]) == (False, ["Application argocd/platform: not valid"])
+    missing = {**options, "applications": ["other"]}
+    assert "Application argocd/other: it does not exist" in run_module(argocd_applications, missing)["msg"]
+    assert run_module(argocd_applications, missing, check=True)["waiting"]
+
+
+def test_the_module_takes_all_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube = Cluster({f"{ROOT}applications/mine": named("mine", {})})
+    monkeypatch.setattr(argocd_applications, "KubeClient", lambda *_: kube)
+    options: Json = {"kubeconfig": "/k", "namespace": "argocd", "state": "absent"}
+    assert run_module(argocd_applications, options, check=True)["removed"] == ["Application argocd/mine"]
+    assert run_module(argocd_applications, options)["changed"] is True
+    assert run_module(argocd_applications, options)["changed"] is False

@@ -12,7 +12,9 @@ from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, KubeError
 from ansible.module_utils.slipway.mirror import Mirror, mirror
 
-from .fakes import FakeKube
+from modules import secret_mirror
+
+from .fakes import FakeKube, run_module
 
 SOURCE, OWN = secrets.path("git", "users"), secrets.path("argocd", "repo")
 WANTED = Mirror("argocd", "repo", "git", "users", {"password": "argocd.read"}, {"url": "http://git"}, {"a": "1"})
@@ -117,3 +119,21 @@ def test_no_value_is_in_the_outcome() -> None:
     text = json.dumps(dataclasses.asdict(outcome)) + repr(outcome)
     assert "hunter2" not in text
     assert encoded("hunter2") not in text
+
+
+def test_the_module_prints_names_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube = cluster()
+    monkeypatch.setattr(secret_mirror, "KubeClient", lambda *_: kube)
+    options: Json = {
+        "kubeconfig": "/k",
+        "namespace": "argocd",
+        "name": "repo",
+        "source": {"namespace": "git", "name": "users"},
+        "keys": {"password": "argocd.read"},
+    }
+    result = run_module(secret_mirror, options)
+    assert (result["changed"], result["set"]) == (True, ["password"])
+    assert "hunter2" not in json.dumps(result)
+    assert run_module(secret_mirror, options)["changed"] is False
+    failed = run_module(secret_mirror, {**options, "keys": {"password": "other"}})
+    assert failed["msg"] == "Secret git/users has no other; Secret argocd/repo needs it"
