@@ -236,12 +236,17 @@ def _ingress(host: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def argo(site: Site, git: Git, front_door: FrontDoor) -> Argo:
-    """The site's Argo CD; skips aloud where it has none."""
+def argocd_installed(site: Site) -> None:
+    """Skips aloud where the site has no Argo CD."""
     try:
         site.apps.read_namespaced_deployment("argocd-server", NAMESPACE)
     except ApiException as error:
         if error.status != 404:
             raise
         pytest.skip("the site has no Argo CD")
+
+
+@pytest.fixture(scope="session")
+def argo(site: Site, argocd_installed: None, git: Git, front_door: FrontDoor) -> Argo:
+    """The site's Argo CD with the site's own Git service."""
     return Argo(site, git, front_door)

@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 # The suite reaches Services by the same code as the modules do.
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
-from .argocd import argo  # noqa: E402, F401
+from .argocd import argo, argocd_installed  # noqa: E402, F401
 from .front_door import ca_option, front_door  # noqa: E402, F401
 from .git import git  # noqa: E402, F401
 from .site import Epos, Site, Store  # noqa: E402
