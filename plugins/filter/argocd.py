@@ -82,6 +82,10 @@ REFUSED_KINDS = (
     ("rbac.authorization.k8s.io", "RoleBinding"),
     ("traefik.io", "TLSStore"),
     ("traefik.io", "TLSOption"),
+    # Their rules are a language of their own, in which nobody can tell whose hosts they catch; there is Ingress.
+    ("traefik.io", "IngressRoute"),
+    ("traefik.io", "IngressRouteTCP"),
+    ("traefik.io", "IngressRouteUDP"),
 )
 # A sync that fails is tried again with what Git holds by then.
 RETRY = {"limit": 5, "refresh": True, "backoff": {"duration": "5s", "factor": 2, "maxDuration": "2m"}}
@@ -267,8 +271,9 @@ def argocd_objects(
     kinds: Sequence[Mapping[str, str]],
     sources: Sequence[str],
     guarded: Sequence[str],
+    hosts: Sequence[str],
 ) -> list[Json]:
-    """Projects, ApplicationSets, the Application `platform`, and what Argo CD may do with namespaces.
+    """Projects, ApplicationSets, the Application `platform`, and what Argo CD may do with namespaces and names of the site.
 
     Args:
         environments: where applications run; each has `name`, may have `approval` and `pod_security`.
@@ -278,6 +283,7 @@ def argocd_objects(
         kinds: what platform/ may bring that belongs to no namespace: `group` and `kind`.
         sources: further repositories that platform/ may take applications from.
         guarded: namespaces that no application of platform/ may deploy to.
+        hosts: names of the site that no application may answer at.
     """
     made = [
         # Argo CD makes it, and makes it allow everything.
@@ -318,7 +324,7 @@ def argocd_objects(
         )
     made += [_application_set(namespace, environment, url, interval) for environment in environments]
     made.append(_platform(namespace, url))
-    return [*made, *_namespace_guard(namespace, environments)]
+    return [*made, *_namespace_guard(namespace, environments), *_host_guard(namespace, hosts)]
 
 
 def _project(
@@ -425,55 +431,74 @@ def _namespace_guard(namespace: str, environments: Sequence[Mapping[str, Any]]) 
     A project that lets Argo CD make namespaces lets a commit bring any Namespace, and its removal remove one with all that is in it.
     """
     levels = ", ".join(f"'{item['name']}': '{item.get('pod_security', DEFAULT_LEVEL)}'" for item in environments)
-    name = f"slipway-{namespace}-namespaces"
     label = "'pod-security.kubernetes.io/enforce'"
+    rule = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "operations": ["CREATE", "UPDATE", "DELETE"],
+        "resources": ["namespaces"],
+        "scope": "Cluster",
+    }
+    variables = {
+        "levels": f"{{{levels}}}",
+        "word": "request.name.split('-')[size(request.name.split('-')) - 1]",
+        "ours": "request.name == 'default' || request.name.startsWith('kube-') || (oldObject != null && "
+        "has(oldObject.metadata.labels) && 'app.kubernetes.io/managed-by' in oldObject.metadata.labels && "
+        "oldObject.metadata.labels['app.kubernetes.io/managed-by'] == 'slipway')",
+    }
+    validations = {
+        "!variables.ours": "'namespace ' + request.name + ' belongs to the platform, not to an application in Git'",
+        "!(variables.word in variables.levels) || (request.operation != 'DELETE' && "
+        f"has(object.metadata.labels) && {label} in object.metadata.labels && "
+        f"object.metadata.labels[{label}] == variables.levels[variables.word])": "'namespace ' + request.name + "
+        "' of an environment: Argo CD may not remove it, and its label "
+        "pod-security.kubernetes.io/enforce must be ' + variables.levels[variables.word]",
+    }
+    return _guard(namespace, "namespaces", rule, variables, validations)
+
+
+def _host_guard(namespace: str, hosts: Sequence[str]) -> list[Json]:
+    """No application may answer where people give the platform their passwords: at its names, or at all names."""
+    rule = {
+        "apiGroups": ["networking.k8s.io"],
+        "apiVersions": ["v1"],
+        "operations": ["CREATE", "UPDATE"],
+        "resources": ["ingresses"],
+        "scope": "Namespaced",
+    }
+    variables = {"hosts": json.dumps(list(hosts))}
+    own = (
+        "!has(object.spec.defaultBackend) && (!has(object.spec.rules) || object.spec.rules.all(rule, "
+        "has(rule.host) && rule.host != '' && !rule.host.startsWith('*') && !(rule.host in variables.hosts)))"
+    )
+    said = "'Ingress ' + request.name + ': an application needs a host of its own, not one of the platform: ' + variables.hosts.join(', ')"
+    return _guard(namespace, "hosts", rule, variables, {own: said})
+
+
+def _guard(
+    namespace: str, what: str, rule: Json, variables: Mapping[str, str], validations: Mapping[str, str]
+) -> list[Json]:
+    """An admission policy for what Argo CD itself asks of the API.
+
+    Args:
+        namespace: that of Argo CD.
+        what: the last word of its name.
+        rule: which requests are judged.
+        variables: expressions (CEL) by name.
+        validations: what must hold, and the expression of the message where it does not.
+    """
+    name = f"slipway-{namespace}-{what}"
+    accounts = f"request.userInfo.username.startsWith('system:serviceaccount:{namespace}:')"
     policy = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": name},
         "spec": {
             "failurePolicy": "Fail",
-            "matchConstraints": {
-                "resourceRules": [
-                    {
-                        "apiGroups": [""],
-                        "apiVersions": ["v1"],
-                        "operations": ["CREATE", "UPDATE", "DELETE"],
-                        "resources": ["namespaces"],
-                        "scope": "Cluster",
-                    }
-                ],
-                "matchPolicy": "Equivalent",
-            },
-            "matchConditions": [
-                {
-                    "name": "argocd",
-                    "expression": f"request.userInfo.username.startsWith('system:serviceaccount:{namespace}:')",
-                }
-            ],
-            "variables": [
-                {"name": "levels", "expression": f"{{{levels}}}"},
-                {"name": "word", "expression": "request.name.split('-')[size(request.name.split('-')) - 1]"},
-                {
-                    "name": "ours",
-                    "expression": "request.name == 'default' || request.name.startsWith('kube-') || (oldObject != null && "
-                    "has(oldObject.metadata.labels) && 'app.kubernetes.io/managed-by' in oldObject.metadata.labels && "
-                    "oldObject.metadata.labels['app.kubernetes.io/managed-by'] == 'slipway')",
-                },
-            ],
-            "validations": [
-                {
-                    "expression": "!variables.ours",
-                    "messageExpression": "'namespace ' + request.name + ' belongs to the platform, not to an application in Git'",
-                },
-                {
-                    "expression": "!(variables.word in variables.levels) || (request.operation != 'DELETE' && "
-                    f"has(object.metadata.labels) && {label} in object.metadata.labels && "
-                    f"object.metadata.labels[{label}] == variables.levels[variables.word])",
-                    "messageExpression": "'namespace ' + request.name + ' of an environment: Argo CD may not remove it, and its label "
-                    "pod-security.kubernetes.io/enforce must be ' + variables.levels[variables.word]",
-                },
-            ],
+            "matchConstraints": {"resourceRules": [rule], "matchPolicy": "Equivalent"},
+            "matchConditions": [{"name": "argocd", "expression": accounts}],
+            "variables": [{"name": key, "expression": value} for key, value in variables.items()],
+            "validations": [{"expression": key, "messageExpression": value} for key, value in validations.items()],
         },
     }
     binding = {

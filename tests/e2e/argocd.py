@@ -82,7 +82,7 @@ class Argo:
             host = self.front_door.host(f"{app}-{environment}")
             files |= {
                 f"apps/{app}/{environment}/kustomization.yaml": as_yaml(resources=["../base", "ingress.yaml"]),
-                f"apps/{app}/{environment}/ingress.yaml": as_yaml(**_ingress(host)),
+                f"apps/{app}/{environment}/ingress.yaml": as_yaml(**ingress(host)),
             }
         return files
 
@@ -222,7 +222,8 @@ def as_yaml(**content: Any) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def _ingress(host: str) -> dict[str, Any]:
+def ingress(host: str) -> dict[str, Any]:
+    """An Ingress to the page of an application."""
     backend = {"service": {"name": "server", "port": {"name": "http"}}}
     return {
         "apiVersion": "networking.k8s.io/v1",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .argocd import NAMESPACE, PREFIX, Argo, as_yaml
+from .argocd import NAMESPACE, PREFIX, Argo, as_yaml, ingress
 from .front_door import FrontDoor, eventually
 from .site import Site
 
@@ -128,7 +128,11 @@ def test_what_must_not_be_is_refused(argo: Argo, site: Site, model: str) -> None
     rights = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": PREFIX}}
     foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": PREFIX, "namespace": "minio"}}
     grab = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "minio", "labels": {PREFIX: "x"}}}
+    at_git = ingress(argo.front_door.host("git"))
+    anywhere = ingress("*." + argo.front_door.domain)
     refused = {
+        f"{PREFIX}-passwords": (at_git, "needs a host of its own"),
+        f"{PREFIX}-anywhere": (anywhere, "needs a host of its own"),
         f"{PREFIX}-rights": (rights, "ClusterRole is not permitted in project"),
         f"{PREFIX}-foreign": (foreign, "namespace minio is not permitted in project"),
         f"{PREFIX}-grab": (grab, "belongs to the platform"),

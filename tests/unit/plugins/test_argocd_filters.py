@@ -34,6 +34,7 @@ def objects(environments: Any = None, **changes: Any) -> dict[tuple[str, str], d
         "kinds": [],
         "sources": [],
         "guarded": ["argocd", "minio"],
+        "hosts": ["lab.internal", "git.lab.internal"],
         **changes,
     }
     made = argocd_objects(environments or OPTIONS["argocd_environments"], **options)
@@ -151,6 +152,12 @@ def test_the_platform_is_kept_off_what_is_others() -> None:
     assert made["Application", "platform"]["spec"]["project"] == "platform-applications"
     # Argo CD's own project for whoever names none.
     assert made["AppProject", "default"]["spec"]["destinations"] == []
+
+
+def test_the_guard_of_hosts_knows_those_of_the_platform() -> None:
+    policy = objects()["ValidatingAdmissionPolicy", "slipway-argocd-hosts"]["spec"]
+    assert policy["variables"] == [{"name": "hosts", "expression": '["lab.internal", "git.lab.internal"]'}]
+    assert policy["matchConditions"][0]["expression"].endswith("startsWith('system:serviceaccount:argocd:')")
 
 
 def test_the_guard_of_namespaces_knows_the_environments() -> None:
