@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -31,9 +31,26 @@ def sharing_configs(shares: Iterable[Any]) -> dict[str, str]:
     return configs
 
 
+def gpu_quotas(quotas: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The ResourceQuotas that limit how many GPUs the pods of each namespace may hold at a time."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {
+                "name": "slipway-gpus",
+                "namespace": namespace,
+                "labels": {"app.kubernetes.io/managed-by": "slipway"},
+            },
+            "spec": {"hard": {"requests.nvidia.com/gpu": str(number)}},
+        }
+        for namespace, number in quotas.items()
+    ]
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
         """Return names and functions."""
-        return {"sharing_configs": sharing_configs}
+        return {"sharing_configs": sharing_configs, "gpu_quotas": gpu_quotas}

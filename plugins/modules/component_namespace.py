@@ -66,16 +66,8 @@ objects:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.flows import Addresses, policies
-from ansible.module_utils.slipway.kube import Json, KubeClient
-from ansible.module_utils.slipway.objects import MANAGED_BY, ObjectSet
-
-
-def namespace_object(name: str, pod_security: str) -> Json:
-    """The Namespace."""
-    label = "pod-security.kubernetes.io"
-    warned = "restricted" if pod_security == "baseline" else pod_security
-    labels = {**MANAGED_BY, f"{label}/enforce": pod_security, f"{label}/warn": warned}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+from ansible.module_utils.slipway.kube import KubeClient
+from ansible.module_utils.slipway.objects import ObjectSet, namespace_object
 
 
 def main() -> None:

@@ -34,6 +34,11 @@ options:
     type: list
     elements: dict
     default: []
+  namespaces:
+    description: Namespaces for the objects that are made where they are missing. One that is there stays as it is, whoever made it.
+    type: list
+    elements: str
+    default: []
   base:
     description: A file with manifests or a directory with a kustomization, which adds its objects to the set.
     type: path
@@ -94,6 +99,7 @@ def main() -> None:
             "namespace": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "objects": {"type": "list", "elements": "dict", "default": []},
+            "namespaces": {"type": "list", "elements": "str", "default": []},
             "base": {"type": "path"},
             "kustomization": {"type": "dict", "default": {}},
             "kubectl": {"type": "path", "default": "kubectl"},
@@ -108,6 +114,7 @@ def main() -> None:
             changes = members.remove()
         else:
             base = render(params["kubectl"], params["base"], params["kustomization"]) if params["base"] else []
+            members.make_namespaces(params["namespaces"])
             changes = members.apply([*base, *params["objects"]])
     except SlipwayError as error:
         module.fail_json(msg=str(error))

@@ -27,7 +27,7 @@ def test_every_component_refuses_by_default(site: Site) -> None:
             listed.setdefault(policy["metadata"]["namespace"], {})[policy["metadata"]["name"]] = policy["spec"]
     recorded: dict[str, set[str]] = {}
     for record in (kube.get("/api/v1/configmaps", fieldSelector="metadata.name=slipway-namespace") or {})["items"]:
-        for _, kind, namespace, name in json.loads(record["data"]["objects"]):
+        for _, kind, namespace, name, _ in json.loads(record["data"]["objects"]):
             if kind == "NetworkPolicy":
                 recorded.setdefault(namespace, set()).add(name)
     assert recorded

@@ -15,7 +15,7 @@ import yaml
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, ObjectKube
 from ansible.module_utils.slipway.kustomize import LOADER
-from ansible.module_utils.slipway.objects import Identity, Kinds, identify, significant
+from ansible.module_utils.slipway.objects import Identity, Kinds, covers, identify, significant
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,13 @@ def drifted(kube: ObjectKube, record: Record, release: str, namespace: str) -> I
         identity = identify(wanted)
         path = kinds.path(identity)
         before = kube.get(path) if path else None
-        # The API server knows best how it would write what the manifest says.
         if (
             before is None
             or path is None
-            or significant(before) != significant(kube.apply(path, wanted, "helm", dry_run=True))
+            or (
+                not covers(before, wanted)
+                and (significant(before) != significant(kube.apply(path, wanted, "helm", dry_run=True)))
+            )
         ):
             yield identity, wanted
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import ssl
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -54,15 +59,7 @@ class KubeClient:
 
     def __init__(self, kubeconfig: str, timeout: float = 30) -> None:
         """Read `kubeconfig`; `timeout` is in seconds for one request. Raises KubeError if the file is unusable."""
-        # Imported here: it takes most of a second, and the tests of everything above do without it.
-        from kubernetes import config
-
-        try:
-            self._client: Any = config.new_client_from_config(  # type: ignore[no-untyped-call]
-                config_file=kubeconfig, persist_config=False
-            )
-        except (config.ConfigException, OSError, ValueError) as error:
-            raise KubeError(f"kubeconfig {kubeconfig} cannot be used: {error}") from error
+        self._host, self._headers, self._pool = _read_simple(kubeconfig) or _read_any(kubeconfig)
         self._timeout = timeout
 
     def get(self, path: str, **query: str) -> Json | None:
@@ -109,14 +106,10 @@ class KubeClient:
     ) -> bytes:
         from urllib3.exceptions import HTTPError
 
-        settings = self._client.configuration
-        url = settings.host.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
-        for auth in settings.auth_settings().values():
-            headers[auth["key"]] = auth["value"]
+        url = self._host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type, **self._headers}
         try:
-            # The pool of the official client: it has the CA, the client certificate and the proxy settings.
-            response = self._client.rest_client.pool_manager.request(
+            response = self._pool.request(
                 method,
                 url,
                 headers=headers,
@@ -125,7 +118,7 @@ class KubeClient:
                 retries=False,
             )
         except HTTPError as error:
-            raise KubeError(f"the Kubernetes API at {settings.host} cannot be reached: {error}") from error
+            raise KubeError(f"the Kubernetes API at {self._host} cannot be reached: {error}") from error
         if response.status >= 400:
             raise KubeError(f"{method} {path}: {response.status} {_reason(response.data)}", response.status)
         data: bytes = response.data
@@ -138,3 +131,67 @@ def _reason(data: bytes) -> str:
         return str(json.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         return data[:200].decode(errors="replace")
+
+
+# Address of the API, headers that authenticate, connections.
+_Access = tuple[str, dict[str, str], Any]
+
+
+def _read_simple(kubeconfig: str) -> _Access | None:
+    """What a kubeconfig says that has all it needs inside, as Slipway writes it; None for any other.
+
+    The official client reads every kubeconfig, but importing it takes longer than most modules work.
+    """
+    import urllib3
+    import yaml
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return None
+    try:
+        content = yaml.safe_load(Path(kubeconfig).read_text())
+        parts = {
+            kind: {item["name"]: item[kind] for item in content[f"{kind}s"]} for kind in ("context", "cluster", "user")
+        }
+        context = parts["context"][content["current-context"]]
+        cluster, user = parts["cluster"][context["cluster"]], parts["user"][context["user"]]
+        if set(cluster) - {"server", "certificate-authority-data"} or set(user) - {*_CERTIFICATE, "token"}:
+            return None
+        settings = None
+        if "certificate-authority-data" in cluster:
+            settings = ssl.create_default_context(cadata=_decoded(cluster["certificate-authority-data"]))
+            # Newer versions of Python ask for extensions that not every cluster's certificates have.
+            settings.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            if set(user) >= set(_CERTIFICATE):
+                # Python takes a key from a file only; nobody else may read this one, and it goes at once.
+                with tempfile.NamedTemporaryFile("w") as file:
+                    file.write("".join(_decoded(user[key]) for key in _CERTIFICATE))
+                    file.flush()
+                    settings.load_cert_chain(file.name)
+        headers = {"authorization": f"Bearer {user['token']}"} if "token" in user else {}
+        return cluster["server"].rstrip("/"), headers, urllib3.PoolManager(ssl_context=settings)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        # The official client says best what is wrong with it.
+        return None
+
+
+_CERTIFICATE = ("client-certificate-data", "client-key-data")
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
+
+
+def _read_any(kubeconfig: str) -> _Access:
+    """The same of any kubeconfig, by the official client. Raises KubeError if it is unusable."""
+    from kubernetes import config
+
+    try:
+        client: Any = config.new_client_from_config(  # type: ignore[no-untyped-call]
+            config_file=kubeconfig, persist_config=False
+        )
+    except (config.ConfigException, OSError, ValueError) as error:
+        raise KubeError(f"kubeconfig {kubeconfig} cannot be used: {error}") from error
+    settings = client.configuration
+    headers = {auth["key"]: auth["value"] for auth in settings.auth_settings().values()}
+    # Its pool has the CA, the client certificate and the proxy settings.
+    return settings.host.rstrip("/"), headers, client.rest_client.pool_manager

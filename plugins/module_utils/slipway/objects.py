@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -113,6 +114,23 @@ def _text(identity: Identity, item: Json | None) -> str:
     return json.dumps(significant(item), indent=1, sort_keys=True) + "\n"
 
 
+def covers(live: Any, wanted: Any) -> bool:
+    """Whether all that `wanted` says is in `live` in the same words; the API server may say the same in others."""
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(key in live and covers(live[key], each) for key, each in wanted.items())
+    if isinstance(wanted, list):
+        return (
+            isinstance(live, list)
+            and len(live) == len(wanted)
+            and all(covers(one, other) for one, other in zip(live, wanted, strict=True))
+        )
+    return bool(live == wanted)
+
+
+def _hash(item: Json) -> str:
+    return hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
+
+
 def significant(item: Json) -> Json:
     """An object without what the API server and controllers write."""
     metadata = {
@@ -146,23 +164,35 @@ class ObjectSet:
             raise SlipwayError(f"{self._name}: given twice: {', '.join(double)}")
         recorded = self._read_record()
         # Before anything is made: an interrupted run must not forget what it made.
-        members = [*recorded, *(each for each in identities if each not in recorded)]
+        members = {**dict.fromkeys(identities, ""), **recorded}
         for item, identity in zip(wanted, identities, strict=True):
             if identity.kind == "Namespace":
-                self._apply_one(item, identity)
+                self._apply_one(item, identity, recorded)
         self._write_record(recorded, members)
         for item, identity in zip(wanted, identities, strict=True):
             if identity.kind != "Namespace":
-                self._apply_one(item, identity)
+                self._apply_one(item, identity, recorded)
         same = {identity.same for identity in identities}
         self._remove([identity for identity in recorded if identity.same not in same])
-        self._write_record(members, identities)
+        applied = {identity: _hash(item) for item, identity in zip(wanted, identities, strict=True)}
+        self._write_record(members, applied)
         return self.changes
+
+    def make_namespaces(self, names: Iterable[str]) -> None:
+        """Make the namespaces that are missing, with Pod Security level baseline; they are no members of the set."""
+        for name in names:
+            path = f"/api/v1/namespaces/{name}"
+            if self._kube.get(path) is not None:
+                continue
+            item = namespace_object(name, "baseline")
+            self.changes.note(self.changes.created, identify(item), None, item)
+            if not self._check:
+                self._kube.apply(path, item, FIELD_MANAGER)
 
     def remove(self) -> Changes:
         """Remove all members but those of KEPT_KINDS, in the opposite order of their making, and the record."""
         recorded = self._read_record()
-        self._remove(list(reversed(recorded)))
+        self._remove(list(reversed(list(recorded))))
         path = self._record_path()
         if recorded and not self._check:
             self._kube.delete(path)
@@ -179,9 +209,12 @@ class ObjectSet:
             metadata["namespace"] = self._namespace
         return {**item, "metadata": metadata}
 
-    def _apply_one(self, item: Json, identity: Identity) -> None:
+    def _apply_one(self, item: Json, identity: Identity, recorded: Mapping[Identity, str]) -> None:
         path = self._kinds.path(identity) if self._check else self._kinds.await_path(identity)
         before = self._kube.get(path) if path else None
+        # Nothing to take away since the last time, and everything is there: most objects of most runs.
+        if before is not None and recorded.get(identity) == _hash(item) and covers(before, item):
+            return
         if self._check and before is None:
             # Its namespace or kind may not be there yet, so the API cannot be asked what would become of it.
             self.changes.note(self.changes.created, identity, None, item)
@@ -210,23 +243,33 @@ class ObjectSet:
     def _record_path(self) -> str:
         return f"/api/v1/namespaces/{self._namespace}/configmaps/slipway-{self._name}"
 
-    def _read_record(self) -> list[Identity]:
+    def _read_record(self) -> dict[Identity, str]:
+        """The members, each with the hash of what was applied last."""
         found = self._kube.get(self._record_path())
         try:
-            return [Identity(*words) for words in json.loads(found["data"]["objects"])] if found else []
+            rows = json.loads(found["data"]["objects"]) if found else []
+            return {Identity(*words): applied for *words, applied in rows}
         except (KeyError, TypeError, ValueError) as error:
             raise SlipwayError(f"ConfigMap {self._namespace}/slipway-{self._name} cannot be read: {error}") from error
 
-    def _write_record(self, before: Sequence[Identity], after: Sequence[Identity]) -> None:
-        if self._check or list(before) == list(after):
+    def _write_record(self, before: Mapping[Identity, str], after: Mapping[Identity, str]) -> None:
+        if self._check or list(before.items()) == list(after.items()):
             return
         body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": f"slipway-{self._name}", "namespace": self._namespace, "labels": MANAGED_BY},
-            "data": {"objects": json.dumps([list(identity) for identity in after])},
+            "data": {"objects": json.dumps([[*identity, applied] for identity, applied in after.items()])},
         }
         self._kube.apply(self._record_path(), body, FIELD_MANAGER)
+
+
+def namespace_object(name: str, pod_security: str) -> Json:
+    """A Namespace that enforces a Pod Security Standard."""
+    label = "pod-security.kubernetes.io"
+    warned = "restricted" if pod_security == "baseline" else pod_security
+    labels = {**MANAGED_BY, f"{label}/enforce": pod_security, f"{label}/warn": warned}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def identify(item: Json) -> Identity:

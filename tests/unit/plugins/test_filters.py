@@ -6,7 +6,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 
-from filter.gpus import sharing_configs
+from filter.gpus import gpu_quotas, sharing_configs
 from filter.slipway import FilterModule, bundle_file, chart_image, image_ref, merge_values
 
 
@@ -68,6 +68,12 @@ def test_images_for_charts_that_join_three_parts() -> None:
     for reference in ("busybox:1", "nvcr.io/nvidia/gpu-operator"):
         with pytest.raises(AnsibleFilterError, match="no repository or no tag"):
             chart_image(reference)
+
+
+def test_quotas_name_the_resource_as_text() -> None:
+    (quota,) = gpu_quotas({"epos": 3})
+    assert quota["metadata"]["namespace"] == "epos"
+    assert quota["spec"] == {"hard": {"requests.nvidia.com/gpu": "3"}}
 
 
 def test_sharing_configurations() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ansible.module_utils.slipway import objects
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json
-from ansible.module_utils.slipway.objects import ObjectSet
+from ansible.module_utils.slipway.objects import ObjectSet, covers
 
 from .fakes import FakeObjects
 
@@ -121,3 +121,30 @@ def test_a_broken_record_is_named() -> None:
     api.objects[RECORD] = {"metadata": {"name": "slipway-page"}, "data": {"objects": "{"}}
     with pytest.raises(SlipwayError, match="ConfigMap shop/slipway-page cannot be read"):
         run(api, [config("a")])
+
+
+def test_missing_namespaces_are_made_and_others_left_alone() -> None:
+    api = FakeObjects()
+    other = "/api/v1/namespaces/other"
+    api.objects[other] = {"metadata": {"name": "other", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    members = ObjectSet(api, "quotas", "shop")
+    members.make_namespaces(["other", "new"])
+    assert [str(each) for each in members.changes.created] == ["Namespace new"]
+    assert api.writes == ["/api/v1/namespaces/new"]
+
+
+def test_what_is_as_it_was_applied_is_not_sent_again() -> None:
+    api = FakeObjects()
+    run(api, [config("a", k="v", gone="x")])
+    writes = len(api.writes)
+    run(api, [config("a", k="v", gone="x")])
+    assert len(api.writes) == writes
+    # All of it is there, but a field is to go.
+    run(api, [config("a", k="v")])
+    assert api.objects["/api/v1/namespaces/shop/configmaps/a"]["data"] == {"k": "v"}
+
+
+def test_words_are_compared_not_order_of_keys() -> None:
+    assert covers({"a": [{"b": 1, "c": 2}], "d": 3}, {"a": [{"b": 1}]})
+    assert not covers({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}]})
+    assert not covers({"a": None}, {"a": {}})
