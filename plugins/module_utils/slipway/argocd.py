@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError, ObjectKube
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, RemovingKube, items
 
 ROOT = "/apis/argoproj.io/v1alpha1/namespaces/{}/"
 # Plural, and the annotation by which each kind is asked to look again.
@@ -148,7 +148,7 @@ def evidence(found: Sequence[Finding], namespace: str, kubectl: str) -> str:
 
 
 def remove_all(
-    kube: ObjectKube,
+    kube: RemovingKube,
     namespace: str,
     timeout: float,
     check: bool = False,
@@ -165,7 +165,7 @@ def remove_all(
     while True:
         left: list[str] = []
         for kind, (plural, _) in KINDS.items():
-            for item in _items(kube, f"{ROOT.format(namespace)}{plural}"):
+            for item in items(kube, f"{ROOT.format(namespace)}{plural}"):
                 name = item["metadata"]["name"]
                 left.append(f"{kind} {namespace}/{name}")
                 if not check:
@@ -178,7 +178,7 @@ def remove_all(
         sleep(0.5)
 
 
-def _remove(kube: ObjectKube, path: str, item: dict[str, Any]) -> None:
+def _remove(kube: RemovingKube, path: str, item: dict[str, Any]) -> None:
     metadata = item["metadata"]
     try:
         if metadata.get("finalizers"):
@@ -188,7 +188,3 @@ def _remove(kube: ObjectKube, path: str, item: dict[str, Any]) -> None:
         # Changed or gone meanwhile: the next round sees it.
         if error.status not in (404, 409):
             raise
-
-
-def _items(kube: Kube, path: str) -> list[Json]:
-    return list((kube.get(path) or {}).get("items") or [])

@@ -15,7 +15,7 @@ from ansible.module_utils.slipway import secrets
 from ansible.module_utils.slipway.certificates import describe, is_issued_by, parse_chain, same_authority
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.files import write_atomically
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -119,7 +119,7 @@ def unready_certificate(kube: Kube, namespace: str, name: str) -> str:
     if found is None or not reason:
         return reason
     said = [reason]
-    requests = _items(kube, f"{API}/namespaces/{namespace}/certificaterequests")
+    requests = items(kube, f"{API}/namespaces/{namespace}/certificaterequests")
     own = [item for item in requests if _annotation(item, "cert-manager.io/certificate-name") == name]
     for request in sorted(own, key=lambda item: str(item["metadata"].get("creationTimestamp")))[-1:]:
         said += [
@@ -127,7 +127,7 @@ def unready_certificate(kube: Kube, namespace: str, name: str) -> str:
             for item in _conditions(request)
             if item["status"] != "True" and item.get("message")
         ]
-    for challenge in _items(kube, f"{ACME}/namespaces/{namespace}/challenges"):
+    for challenge in items(kube, f"{ACME}/namespaces/{namespace}/challenges"):
         if why := (challenge.get("status") or {}).get("reason"):
             said.append(f"Challenge for {challenge['spec'].get('dnsName')}: {why}")
     return "; ".join(dict.fromkeys(said))
@@ -151,7 +151,7 @@ def signer(kube: Kube, issuer: str, namespace: str) -> x509.Certificate | None:
 def outdated(kube: Kube, issuer: str, authority: x509.Certificate) -> list[Json]:
     """The Certificates of a ClusterIssuer that another authority has signed: cert-manager lets them be until they expire."""
     found = []
-    for item in _items(kube, f"{API}/certificates"):
+    for item in items(kube, f"{API}/certificates"):
         reference = item["spec"]["issuerRef"]
         if reference["name"] != issuer or reference.get("kind") != "ClusterIssuer":
             continue
@@ -205,11 +205,6 @@ def wait(
         if not waiting or clock() >= end:
             return waiting
         time.sleep(interval)
-
-
-def _items(kube: Kube, path: str) -> list[Json]:
-    items: list[Json] = (kube.get(path) or {}).get("items") or []
-    return items
 
 
 def _conditions(item: Json) -> list[Json]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube
+from ansible.module_utils.slipway.kube import Json, Kube, items
 from ansible.module_utils.slipway.objects import MANAGED_BY
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
@@ -40,7 +40,7 @@ class Addresses:
         another node does so from the first address of its range of pods (flannel.1) or from its own.
         """
         api, nodes, pods = [], [], []
-        for node in (kube.get("/api/v1/nodes") or {}).get("items") or []:
+        for node in items(kube, "/api/v1/nodes"):
             own = [
                 f"{item['address']}/32"
                 for item in node.get("status", {}).get("addresses") or []

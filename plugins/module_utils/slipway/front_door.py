@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube
+from ansible.module_utils.slipway.kube import Json, Kube, items
 
 TRAEFIK = "/apis/traefik.io/v1alpha1"
 CLASS = "traefik"
@@ -61,7 +61,7 @@ def cluster_problems(kube: Kube, namespace: str, middleware: str) -> list[str]:
     if kube.get(f"/apis/networking.k8s.io/v1/ingressclasses/{CLASS}") is None or kube.get(TRAEFIK) is None:
         return ["the cluster has no Traefik (IngressClass traefik and its kinds)"]
     found = []
-    stores = (kube.get(f"{TRAEFIK}/tlsstores") or {}).get("items") or []
+    stores = items(kube, f"{TRAEFIK}/tlsstores")
     others = [
         item["metadata"]["namespace"]
         for item in stores

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 from ansible.module_utils.slipway.workloads import judge_node, log_lines, pod_fault
 
 NODES = "/api/v1/nodes"
@@ -213,7 +213,7 @@ def plan_whole(node: Json) -> Plan:
 
 def read_nodes(kube: Kube) -> dict[str, Json]:
     """Every Node by its name. Raises KubeError."""
-    return {node["metadata"]["name"]: node for node in (kube.get(NODES) or {}).get("items") or []}
+    return {node["metadata"]["name"]: node for node in items(kube, NODES)}
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ def evidence(kube: Kube, waiting: Mapping[str, str], kubectl: str) -> str:
     lines = ["The GPUs declared in the inventory are not there:"]
     try:
         nodes = read_nodes(kube)
-        pods: list[Json] = (kube.get(f"/api/v1/namespaces/{NAMESPACE}/pods") or {}).get("items") or []
+        pods = items(kube, f"/api/v1/namespaces/{NAMESPACE}/pods")
     except KubeError as error:
         nodes, pods = {}, []
         lines.append(f"  {error}")
@@ -365,7 +365,7 @@ def evidence(kube: Kube, waiting: Mapping[str, str], kubectl: str) -> str:
 def users(kube: Kube) -> list[str]:
     """The pods outside the operator's namespace that hold GPUs, as namespace/name on node. Raises KubeError."""
     found = []
-    for pod in (kube.get("/api/v1/pods") or {}).get("items") or []:
+    for pod in items(kube, "/api/v1/pods"):
         metadata, spec = pod["metadata"], pod.get("spec") or {}
         ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
         if ended or not spec.get("nodeName") or metadata["namespace"] == NAMESPACE:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, ObjectKube
+from ansible.module_utils.slipway.kube import Json, Kube, ObjectKube, items
 from ansible.module_utils.slipway.kustomize import LOADER
 from ansible.module_utils.slipway.objects import Identity, Kinds, covers, identify, significant
 
@@ -31,8 +31,8 @@ class Record:
 
 def read_record(kube: Kube, release: str, namespace: str) -> Record | None:
     """The newest record of a release; None where there is none. Raises SlipwayError if it cannot be read."""
-    found = kube.get(f"/api/v1/namespaces/{namespace}/secrets", labelSelector=f"owner=helm,name={release}") or {}
-    newest = max(found.get("items") or [], key=lambda item: int(item["metadata"]["labels"]["version"]), default=None)
+    found = items(kube, f"/api/v1/namespaces/{namespace}/secrets", labelSelector=f"owner=helm,name={release}")
+    newest = max(found, key=lambda item: int(item["metadata"]["labels"]["version"]), default=None)
     if newest is None:
         return None
     name = newest["metadata"]["name"]
@@ -92,9 +92,7 @@ def drifted(kube: ObjectKube, record: Record, release: str, namespace: str) -> I
     """The objects of a release that are missing or were changed by hand, each with what it should be."""
     kinds = Kinds(kube)
     for item in record.objects:
-        wanted = owned(item, release, namespace)
-        if "namespace" not in wanted["metadata"] and kinds.is_namespaced(wanted["apiVersion"], wanted["kind"]):
-            wanted["metadata"]["namespace"] = namespace
+        wanted = kinds.located(owned(item, release, namespace), namespace)
         identity = identify(wanted)
         path = kinds.path(identity)
         before = kube.get(path) if path else None

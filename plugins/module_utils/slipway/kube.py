@@ -44,14 +44,23 @@ class Kube(Protocol):
         """PATCH by RFC 7386; a `metadata.resourceVersion` in the body makes it conditional (409)."""
 
 
-class ObjectKube(Kube, Protocol):
+class RemovingKube(Kube, Protocol):
+    """What those need besides who take things away."""
+
+    def delete(self, path: str) -> None:
+        """DELETE, in the background; what does not exist is deleted."""
+
+
+class ObjectKube(RemovingKube, Protocol):
     """What sets of objects need besides."""
 
     def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
         """Server-side apply; fields that another manager has set are taken over."""
 
-    def delete(self, path: str) -> None:
-        """DELETE, in the background; what does not exist is deleted."""
+
+def items(kube: Kube, path: str, **query: str) -> list[Json]:
+    """The members of the list at `path`; none where there is no such list. Raises KubeError."""
+    return list((kube.get(path, **query) or {}).get("items") or [])
 
 
 class KubeClient:

@@ -58,6 +58,13 @@ class Kinds:
         """Whether objects of a kind live in namespaces; kinds that are not served (yet) count as such."""
         return self._find(api_version).get(kind, ("", True))[1]
 
+    def located(self, item: Json, namespace: str) -> Json:
+        """An object with its namespace, `namespace` if it names none and lives in one."""
+        metadata = item["metadata"]
+        if "namespace" in metadata or not self.is_namespaced(item["apiVersion"], item["kind"]):
+            return item
+        return {**item, "metadata": {**metadata, "namespace": namespace}}
+
     def await_path(self, identity: Identity) -> str:
         """Path of an object whose kind may have been defined a moment ago. Raises SlipwayError if it is not served."""
         end = time.monotonic() + ESTABLISHED
@@ -162,19 +169,19 @@ class ObjectSet:
         identities = [identify(item) for item in wanted]
         if double := sorted({str(each) for each in identities if identities.count(each) > 1}):
             raise SlipwayError(f"{self._name}: given twice: {', '.join(double)}")
+        applied = {identity: _hash(item) for item, identity in zip(wanted, identities, strict=True)}
         recorded = self._read_record()
         # Before anything is made: an interrupted run must not forget what it made.
         members = {**dict.fromkeys(identities, ""), **recorded}
         for item, identity in zip(wanted, identities, strict=True):
             if identity.kind == "Namespace":
-                self._apply_one(item, identity, recorded)
+                self._apply_one(item, identity, recorded.get(identity) == applied[identity])
         self._write_record(recorded, members)
         for item, identity in zip(wanted, identities, strict=True):
             if identity.kind != "Namespace":
-                self._apply_one(item, identity, recorded)
+                self._apply_one(item, identity, recorded.get(identity) == applied[identity])
         same = {identity.same for identity in identities}
         self._remove([identity for identity in recorded if identity.same not in same])
-        applied = {identity: _hash(item) for item, identity in zip(wanted, identities, strict=True)}
         self._write_record(members, applied)
         return self.changes
 
@@ -202,18 +209,16 @@ class ObjectSet:
         for key in ("apiVersion", "kind"):
             if not item.get(key):
                 raise SlipwayError(f"{self._name}: an object has no {key}: {json.dumps(item)[:200]}")
-        metadata: Json = dict(item.get("metadata") or {})
-        if not metadata.get("name"):
+        if not (item.get("metadata") or {}).get("name"):
             raise SlipwayError(f"{self._name}: a {item['kind']} has no metadata.name")
-        if "namespace" not in metadata and self._kinds.is_namespaced(item["apiVersion"], item["kind"]):
-            metadata["namespace"] = self._namespace
-        return {**item, "metadata": metadata}
+        return self._kinds.located(item, self._namespace)
 
-    def _apply_one(self, item: Json, identity: Identity, recorded: Mapping[Identity, str]) -> None:
+    def _apply_one(self, item: Json, identity: Identity, same: bool) -> None:
+        """Apply an object; `same` says whether it was applied in these words the last time."""
         path = self._kinds.path(identity) if self._check else self._kinds.await_path(identity)
         before = self._kube.get(path) if path else None
         # Nothing to take away since the last time, and everything is there: most objects of most runs.
-        if before is not None and recorded.get(identity) == _hash(item) and covers(before, item):
+        if before is not None and same and covers(before, item):
             return
         if self._check and before is None:
             # Its namespace or kind may not be there yet, so the API cannot be asked what would become of it.

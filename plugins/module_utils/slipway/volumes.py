@@ -6,30 +6,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+from ansible.module_utils.slipway.kube import Json, KubeError, RemovingKube, items
+from ansible.module_utils.slipway.objects import MANAGED_BY
+from ansible.module_utils.slipway.secrets import ATTEMPTS
 
 VOLUMES = "/api/v1/persistentvolumes"
 NODES = "/api/v1/nodes"
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-MANAGED_BY = {"app.kubernetes.io/managed-by": "slipway"}
 # Which claim a volume's data belongs to, as <namespace>.<claim>.
 LABEL = "slipway/volume"
 LABEL_LENGTH = 63
 INTERVAL = 0.3
-# Two runs that meet retry in turn; more rounds than this mean that something keeps writing.
-ATTEMPTS = 5
 T = TypeVar("T")
-
-
-class VolumeKube(Kube, Protocol):
-    """What claims need besides."""
-
-    def delete(self, path: str) -> None:
-        """DELETE, in the background; what does not exist is deleted."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,7 @@ class KeptVolume:
     """One claim and its volume. The methods raise SlipwayError."""
 
     def __init__(
-        self, kube: VolumeKube, wanted: Wanted, check: bool = False, timeout: float = 60, kubectl: str = "kubectl"
+        self, kube: RemovingKube, wanted: Wanted, check: bool = False, timeout: float = 60, kubectl: str = "kubectl"
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -248,10 +240,7 @@ class KeptVolume:
 
     def _marked(self) -> list[Json]:
         """Volumes with our label, whoever uses them now."""
-        found: list[Json] = (self.kube.get(VOLUMES, labelSelector=f"{LABEL}={self.wanted.mark}") or {}).get(
-            "items"
-        ) or []
-        return found
+        return items(self.kube, VOLUMES, labelSelector=f"{LABEL}={self.wanted.mark}")
 
     def _is_ours(self, volume: Json) -> bool:
         """Whether a volume with our label is still meant for the claim. Somebody may have bound it to another by hand."""
@@ -354,7 +343,7 @@ class KeptVolume:
         """Refuse where no node reaches the data; warn where it has to wait for one."""
         if not _terms(volume):
             return
-        nodes: list[Json] = [node for node in (self.kube.get(NODES) or {}).get("items") or [] if reaches(volume, node)]
+        nodes = [node for node in items(self.kube, NODES) if reaches(volume, node)]
         name, where = volume["metadata"]["name"], place(volume)
         if not nodes:
             claim = (

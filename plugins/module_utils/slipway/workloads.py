@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.slipway.kube import Json, Kube, KubeError
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 
 # Resource name in API paths, by kind.
 KINDS = {
@@ -120,7 +120,7 @@ def unready(kube: Kube, wanted: Wanted) -> list[Waiting]:
         for kind, path in KINDS.items():
             if kind == "Job" and not wanted.jobs:
                 continue
-            for item in (kube.get(path.format(namespace)) or {}).get("items") or []:
+            for item in items(kube, path.format(namespace)):
                 name = item["metadata"]["name"]
                 seen.add((namespace, kind, name))
                 if not whole and (namespace, kind, name) not in wanted.expect:
@@ -143,7 +143,7 @@ def unready(kube: Kube, wanted: Wanted) -> list[Waiting]:
 def _unready_nodes(kube: Kube, names: Sequence[str]) -> list[Waiting]:
     if not names:
         return []
-    nodes = {node["metadata"]["name"]: node for node in (kube.get("/api/v1/nodes") or {}).get("items") or []}
+    nodes = {node["metadata"]["name"]: node for node in items(kube, "/api/v1/nodes")}
     reasons = {name: judge_node(nodes[name]) if name in nodes else "it has not joined" for name in names}
     return [Waiting(f"Node {name}", reason) for name, reason in reasons.items() if reason]
 
@@ -182,8 +182,8 @@ def evidence(kube: Kube, waiting: Sequence[Waiting], namespaces: Iterable[str], 
         next_step = "on a server: sudo journalctl --unit k3s --lines 50"
     for namespace in namespaces:
         try:
-            every_pod = _items(kube, f"/api/v1/namespaces/{namespace}/pods")
-            events = _items(kube, f"/api/v1/namespaces/{namespace}/events")
+            every_pod = items(kube, f"/api/v1/namespaces/{namespace}/pods")
+            events = items(kube, f"/api/v1/namespaces/{namespace}/events")
         except KubeError as error:
             lines.append(f"Namespace {namespace}: {error}")
             continue
@@ -198,11 +198,6 @@ def evidence(kube: Kube, waiting: Sequence[Waiting], namespaces: Iterable[str], 
         for pod in pods[:PODS]:
             lines += log_lines(kube, namespace, pod)
     return "\n".join([*lines, f"Next: {next_step}"])
-
-
-def _items(kube: Kube, path: str) -> list[Json]:
-    items: list[Json] = (kube.get(path) or {}).get("items") or []
-    return items
 
 
 def _container_states(pod: Json) -> list[Json]:

@@ -173,9 +173,6 @@ class Cluster(FakeObjects):
             return {"items": [item for key, item in self.objects.items() if key.startswith(path + "/")]}
         return super().get(path, **query)
 
-    def apply(self, path: str, body: Json, manager: str, dry_run: bool = False) -> Json:
-        raise AssertionError("nothing is applied when Applications go")
-
     def delete(self, path: str) -> None:
         self.writes.append(f"delete {path}")
         if not self.objects[path]["metadata"].get("finalizers"):
