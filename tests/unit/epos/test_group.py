@@ -194,6 +194,26 @@ def test_a_process_does_not_outlive_another(
     assert last.startswith(f"epos: process {1 - lost} of 2: another process was lost")
 
 
+def test_the_reason_is_the_last_line_whatever_jax_says_after_it() -> None:
+    """JAX's threads go on for a moment after the work has said why it ends."""
+    script = """
+import sys
+from epos.peers import ALONE, watch
+
+def work():
+    print("epos: another process was lost", "W1122 a thread of JAX", sep="\\n", file=sys.stderr)
+    return 75
+
+sys.exit(watch(ALONE, work))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SOURCE)}
+    )
+    assert ended.returncode == PeerError.exit_code
+    assert ended.stderr.splitlines() == ["epos: another process was lost", "W1122 a thread of JAX",
+                                         "epos: another process was lost"]  # fmt: skip
+
+
 def test_processes_that_do_not_come_are_not_awaited_for_ever(start: Start, rendered: Path, tmp_path: Path) -> None:
     command = ["-m", "epos", "train", "--data-dir", rendered, "--work-dir", "work", "--join-timeout", 2]
     (leader,) = start(tmp_path, *command, indices=(0,))

@@ -117,6 +117,10 @@ def watch(peers: Peers, work: Callable[[], int]) -> int:
     elif status < 0:
         reason, status = f"ended by {signal.Signals(-status).name}", 128 - status
     else:
+        # JAX's threads may still have complained after the work said why it ends: its reason is the last line all the same.
+        said = [line for line in last if line.startswith("epos: ")]
+        if status and said and said[-1] != last[-1]:
+            print(said[-1], end="", file=sys.stderr, flush=True)
         return status
     print(f"epos: {peers}: {reason}", file=sys.stderr, flush=True)
     return status
