@@ -95,7 +95,9 @@ def down(name: str, state: Path, cache: Cache) -> None:
 def remove_containers(containers: list[str]) -> None:
     """Remove containers, given by their full ids, with all that they hold."""
     if containers:
-        podman("rm", "--force", "--time=2", *containers)
+        # Podman fails when a container stops at the very moment in which it loses patience; then the second try finds it stopped.
+        podman("rm", "--force", "--time=2", *containers, check=False)
+        podman("rm", "--force", "--ignore", "--time=2", *containers)
     for container in containers:
         # Podman was killed between creating and starting: runc knows a process of which podman does not.
         run(["runc", "delete", "--force", container], check=False)
