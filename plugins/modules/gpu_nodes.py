@@ -118,11 +118,11 @@ from ansible.module_utils.slipway.gpus import (
     plan_absent,
     plan_present,
     plan_whole,
-    read_nodes,
     unready,
     users,
 )
 from ansible.module_utils.slipway.kube import Json, Kube, KubeClient
+from ansible.module_utils.slipway.workloads import read_nodes
 
 
 class GpuNodes:

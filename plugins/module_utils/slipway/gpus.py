@@ -11,9 +11,8 @@ from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
-from ansible.module_utils.slipway.workloads import judge_node, log_lines, pod_fault
+from ansible.module_utils.slipway.workloads import NODES, judge_node, log_lines, pod_fault, read_nodes
 
-NODES = "/api/v1/nodes"
 RESOURCE = "nvidia.com/gpu"
 NAMESPACE = "gpu-operator"
 # Prefix of the operator's and its parts' labels and annotations.
@@ -209,11 +208,6 @@ def plan_whole(node: Json) -> Plan:
     if current.get(MIG, MIG_OFF) in ("", MIG_OFF):
         return Plan()
     return Plan({MIG: MIG_OFF} | ({MIG_STATE: None} if MIG_STATE in current else {}))
-
-
-def read_nodes(kube: Kube) -> dict[str, Json]:
-    """Every Node by its name. Raises KubeError."""
-    return {node["metadata"]["name"]: node for node in items(kube, NODES)}
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,10 @@ def drifted(kube: ObjectKube, record: Record, release: str, namespace: str) -> I
         if (
             before is None
             or path is None
+            # Where the words differ, the API server knows best how it would write what the manifest says.
             or (
                 not covers(before, wanted)
-                and (significant(before) != significant(kube.apply(path, wanted, "helm", dry_run=True)))
+                and significant(before) != significant(kube.apply(path, wanted, "helm", dry_run=True))
             )
         ):
             yield identity, wanted

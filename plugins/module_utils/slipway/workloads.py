@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 
+NODES = "/api/v1/nodes"
 # Resource name in API paths, by kind.
 KINDS = {
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
@@ -140,10 +141,15 @@ def unready(kube: Kube, wanted: Wanted) -> list[Waiting]:
     return found + _unready_nodes(kube, wanted.nodes)
 
 
+def read_nodes(kube: Kube) -> dict[str, Json]:
+    """Every Node by its name. Raises KubeError."""
+    return {node["metadata"]["name"]: node for node in items(kube, NODES)}
+
+
 def _unready_nodes(kube: Kube, names: Sequence[str]) -> list[Waiting]:
     if not names:
         return []
-    nodes = {node["metadata"]["name"]: node for node in items(kube, "/api/v1/nodes")}
+    nodes = read_nodes(kube)
     reasons = {name: judge_node(nodes[name]) if name in nodes else "it has not joined" for name in names}
     return [Waiting(f"Node {name}", reason) for name, reason in reasons.items() if reason]
 

@@ -16,7 +16,6 @@ from ansible.module_utils.slipway.gpus import (
     DRIVER,
     MIG,
     MIG_STATE,
-    NODES,
     OURS,
     RESOURCE,
     SHARING,
@@ -33,6 +32,7 @@ from ansible.module_utils.slipway.gpus import (
     users,
 )
 from ansible.module_utils.slipway.kube import Json, KubeError
+from ansible.module_utils.slipway.workloads import NODES
 
 from modules import gpu_host, gpu_nodes
 from tests.lab import hardware
