@@ -19,10 +19,15 @@ What the engine uses:
     store.cached(key)        what was kept under a fingerprint, or None; store.cache(key, value) keeps it
     run.enter(state)         sets a state and its entry in state_history; `task.enter(state)` the same
 
+Schedules are the API's (schedules.py): to the engine their runs are runs as any.
+
+What the API reads of a task besides its dataclass: `task.state_json["artifacts"]`, a dict of names and URIs of what its pod kept
+(`executor-logs` among them), for the endpoint that reads an artifact.
+
 Flags of a run that the API sets and the engine acts on:
 
-    run.cancel               people want it ended: remove the pods, end every task, then `run.enter("FAILED")` as the real server does. The
-                             API shows CANCELING from the moment of the request; the engine need not enter it (if it does: same result)
+    run.cancel               people want it ended: `run.enter("CANCELING")`, remove the pods, end every task, then `run.enter("FAILED")`, as the
+                             real server does. The API shows CANCELING from the moment of the request
     run.retry                a failed or cancelled run shall go on: it is RUNNING again, what FAILED is the engine's to start anew, what
                              SUCCEEDED stays. Call store.retry_begun(run_id) when the tasks are reset
 """
@@ -124,6 +129,8 @@ class RecurringRun(Definition):
 
     kind = "recurring"
     experiment_id: str = ""
+    # Of its Kubernetes object and, with a number, of its runs.
+    workflow: str = ""
     pipeline_spec: Json = field(default_factory=dict)
     platform_spec: Json = field(default_factory=dict)
     pipeline_version_reference: Json = field(default_factory=dict)
@@ -237,7 +244,8 @@ class Store:
         self.changed = threading.Event()
         self._connect = connect
         self._connection: Any = None
-        self._lock = threading.RLock()
+        # Whoever reads something to write it again holds this meanwhile.
+        self.lock = threading.RLock()
 
     def prepare(self) -> None:
         """Create the tables that are missing."""
@@ -347,7 +355,7 @@ class Store:
 
     def save_task(self, task: Task) -> None:
         """Insert or update one task."""
-        with self._lock:
+        with self.lock:
             document = _dump(asdict(task))
             if self._rows("SELECT id FROM tasks WHERE id = %s", task.task_id):
                 self._execute("UPDATE tasks SET document = %s WHERE id = %s", document, task.task_id)
@@ -409,7 +417,7 @@ class Store:
 
     def _with_cursor(self, use: Callable[[Any], T]) -> T:
         """Use the connection; one that was lost since its last use is made again, once."""
-        with self._lock:
+        with self.lock:
             fresh = self._connection is None
             try:
                 if fresh:
