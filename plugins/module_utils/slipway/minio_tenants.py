@@ -71,9 +71,10 @@ class Tenants:
 
     def _make_namespace(self, name: str, labels: Mapping[str, str]) -> None:
         place = f"/api/v1/namespaces/{name}"
-        if self.kube.get(place) is not None:
+        made = f"Namespace {name} made"
+        if self.kube.get(place) is not None or made in self.changes:
             return
-        self.changes.append(f"Namespace {name} made")
+        self.changes.append(made)
         if not self.check:
             level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
             body: Json = {"metadata": {"name": name, "labels": {**labels, **level}}}
