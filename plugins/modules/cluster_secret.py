@@ -88,6 +88,12 @@ added:
   returned: success
   type: list
   elements: str
+fingerprint:
+  description: >-
+    Changes with the values of the keys named, so that what reads them only when it starts can be restarted. Empty where check mode does
+    not know them yet. Do not show that of a password that a person has chosen.
+  returned: success
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -149,6 +155,7 @@ def main() -> None:
         changed=outcome.changed,
         existing=outcome.existing,
         added=outcome.added,
+        fingerprint=outcome.fingerprint,
         diff={
             "before": {"keys": outcome.existing},
             "after": {"keys": sorted(outcome.existing + outcome.added), "labels_set": outcome.labels}

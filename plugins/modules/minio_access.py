@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: minio_access
 short_description: Ensure buckets, users and policies of a MinIO in the cluster
 description:
-  - Makes each tenant's buckets, a policy that allows exactly these, and a user with that policy only.
+  - Makes each tenant's buckets, a policy that allows exactly these and to read those named, and a user with that policy only.
+  - Sets what expires in a bucket; rules that others have made for it stay.
   - All credentials are read from Secrets in the cluster.
   - A user whose secret key differs from its Secret gets that of the Secret.
   - Buckets, policies and users that are not listed are left alone.
@@ -51,7 +52,30 @@ options:
         description: Buckets that belong to this tenant alone, to read and write.
         type: list
         elements: str
-        required: true
+        default: []
+      read:
+        description: Buckets of other tenants that this one may list and read.
+        type: list
+        elements: str
+        default: []
+      expire:
+        description: What is deleted after a time.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          bucket:
+            description: A bucket of this tenant.
+            type: str
+            required: true
+          prefix:
+            description: How the names of the objects begin; empty for all.
+            type: str
+            default: ""
+          days:
+            description: Days after an object was written.
+            type: int
+            required: true
       secret:
         description: Secret with the user's credentials, under the keys C(accessKey) and C(secretKey).
         type: dict
@@ -65,6 +89,11 @@ options:
             description: Name of the Secret.
             type: str
             required: true
+      copies:
+        description: Taken for the module minio_tenants, which keeps them.
+        type: list
+        elements: str
+        default: []
   timeout:
     description: Seconds to wait until MinIO answers.
     type: int
@@ -101,8 +130,8 @@ changes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import minio_access, secrets
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Kube, KubeClient
-from ansible.module_utils.slipway.minio_access import Login, Tenant
+from ansible.module_utils.slipway.kube import Json, Kube, KubeClient
+from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Expiry, Login, Tenant
 from ansible.module_utils.slipway.port_forward import port_forward
 
 
@@ -114,12 +143,19 @@ def _login(kube: Kube, namespace: str, name: str, keys: tuple[str, str], check: 
     return Login(values[keys[0]], values[keys[1]]) if values else None
 
 
+def _tenant(item: Json) -> Tenant:
+    expire: dict[str, tuple[Expiry, ...]] = {}
+    for rule in item["expire"]:
+        expire[rule["bucket"]] = (*expire.get(rule["bucket"], ()), Expiry(rule["prefix"], rule["days"]))
+    secret = item["secret"]
+    return Tenant(
+        item["name"], tuple(item["buckets"]), secret["namespace"], secret["name"], tuple(item["read"]), expire
+    )
+
+
 def run(module: AnsibleModule) -> list[str]:
     params = module.params
-    tenants = [
-        Tenant(item["name"], tuple(item["buckets"]), item["secret"]["namespace"], item["secret"]["name"])
-        for item in params["tenants"]
-    ]
+    tenants = [_tenant(item) for item in params["tenants"]]
     minio_access.check_or_raise(minio_access.problems(tenants))
     check: bool = module.check_mode
     kube = KubeClient(params["kubeconfig"])
@@ -166,24 +202,7 @@ def main() -> None:
             "port": {"type": "int", "default": 9000},
             # Names of Secrets, not their contents.
             "root_secret": {"type": "str", "default": "minio-root", "no_log": False},
-            "tenants": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "buckets": {"type": "list", "elements": "str", "required": True},
-                    "secret": {
-                        "type": "dict",
-                        "required": True,
-                        "no_log": False,
-                        "options": {
-                            "namespace": {"type": "str", "required": True},
-                            "name": {"type": "str", "required": True},
-                        },
-                    },
-                },
-            },
+            "tenants": {"type": "list", "elements": "dict", "required": True, "options": TENANT_OPTIONS},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,

@@ -1,4 +1,4 @@
-"""Buckets, users and policies of MinIO: each tenant may use its own buckets and nothing else."""
+"""Buckets, users and policies of MinIO: each tenant may use its own buckets, read those that are named, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,15 +18,50 @@ _TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # MinIO refuses shorter ones (internal/auth/credentials.go).
 _MIN_ACCESS_KEY, _MIN_SECRET_KEY = 3, 8
 
+# How modules take a tenant.
+TENANT_OPTIONS: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "buckets": {"type": "list", "elements": "str", "default": []},
+    "read": {"type": "list", "elements": "str", "default": []},
+    "expire": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "bucket": {"type": "str", "required": True},
+            "prefix": {"type": "str", "default": ""},
+            "days": {"type": "int", "required": True},
+        },
+    },
+    # The name of a Secret, not its content.
+    "secret": {
+        "type": "dict",
+        "required": True,
+        "no_log": False,
+        "options": {"namespace": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
+    },
+    "copies": {"type": "list", "elements": "str", "default": []},
+}
+
+
+@dataclass(frozen=True, order=True)
+class Expiry:
+    """Objects of a bucket below `prefix` that are deleted `days` after they were written."""
+
+    prefix: str
+    days: int
+
 
 @dataclass(frozen=True)
 class Tenant:
-    """Someone with buckets of its own; its policy has the same name."""
+    """Someone with buckets of its own, or others' to read; its policy has the same name. `expire` is by bucket."""
 
     name: str
     buckets: tuple[str, ...]
     secret_namespace: str
     secret_name: str
+    read: tuple[str, ...] = ()
+    expire: Mapping[str, tuple[Expiry, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +93,9 @@ class View(Protocol):
     def accepts(self, login: Login) -> bool:
         """Whether the server takes this secret key for an existing, enabled user."""
 
+    def expiry(self, bucket: str) -> frozenset[Expiry]:
+        """What was set by `set_expiry`; rules of others do not count."""
+
 
 class Store(View, Protocol):
     """What can be done to a MinIO server."""
@@ -71,6 +109,9 @@ class Store(View, Protocol):
 
     def attach(self, access_key: str, policy: str) -> None:
         """Give the user this policy in place of all others."""
+
+    def set_expiry(self, bucket: str, wanted: frozenset[Expiry]) -> None:
+        """Have these, and no others that were set so before, expire; rules of others stay."""
 
 
 class Nothing:
@@ -87,6 +128,9 @@ class Nothing:
 
     def accepts(self, login: Login) -> bool:
         return False
+
+    def expiry(self, bucket: str) -> frozenset[Expiry]:
+        return frozenset()
 
 
 @dataclass(frozen=True)
@@ -108,14 +152,39 @@ def problems(tenants: Sequence[Tenant]) -> list[str]:
         if tenant.name in names:
             found.append(f"tenant {tenant.name!r} is listed twice")
         names.add(tenant.name)
-        if not tenant.buckets:
-            found.append(f"tenant {tenant.name!r} has no bucket")
+        if not tenant.buckets and not tenant.read:
+            found.append(f"tenant {tenant.name!r} has no bucket, neither of its own nor to read")
         for bucket in tenant.buckets:
             if fault := bucket_fault(bucket):
                 found.append(f"tenant {tenant.name!r}: bucket {bucket!r} {fault}")
             if bucket in owner:
                 found.append(f"tenant {tenant.name!r}: bucket {bucket!r} belongs to tenant {owner[bucket]!r} already")
             owner.setdefault(bucket, tenant.name)
+    for tenant in tenants:
+        for bucket in tenant.read:
+            if bucket not in owner:
+                found.append(f"tenant {tenant.name!r}: read: bucket {bucket!r} belongs to no tenant")
+            elif bucket in tenant.buckets:
+                found.append(f"tenant {tenant.name!r}: read: bucket {bucket!r} is its own, to read and write")
+        found += _expire_problems(tenant)
+    return found
+
+
+def _expire_problems(tenant: Tenant) -> list[str]:
+    found: list[str] = []
+    for bucket, rules in tenant.expire.items():
+        where = f"tenant {tenant.name!r}: expire: bucket {bucket!r}"
+        if bucket not in tenant.buckets:
+            found.append(f"{where} is not its own")
+        for rule in rules:
+            if rule.days < 1:
+                found.append(f"{where}: days is {rule.days}, not at least 1; leave the rule out to keep everything")
+            if rule.prefix.startswith("/"):
+                found.append(f"{where}: prefix {rule.prefix!r} begins with a slash, which no object's name does")
+        prefixes = [rule.prefix for rule in rules]
+        found += [
+            f"{where}: prefix {each!r} is given twice" for each in sorted(set(prefixes)) if prefixes.count(each) > 1
+        ]
     return found
 
 
@@ -149,29 +218,31 @@ def login_problems(logins: Mapping[str, Login], root: Login) -> list[str]:
     return found
 
 
-def policy_document(buckets: Sequence[str]) -> dict[str, Any]:
-    """The IAM policy to list, read, write and delete objects of these buckets, and nothing else."""
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
-                "Resource": [f"arn:aws:s3:::{bucket}" for bucket in sorted(buckets)],
-            },
-            {
-                "Effect": "Allow",
-                "Action": [
-                    "s3:AbortMultipartUpload",
-                    "s3:DeleteObject",
-                    "s3:GetObject",
-                    "s3:ListMultipartUploadParts",
-                    "s3:PutObject",
-                ],
-                "Resource": [f"arn:aws:s3:::{bucket}/*" for bucket in sorted(buckets)],
-            },
-        ],
-    }
+def policy_document(buckets: Sequence[str], read: Sequence[str] = ()) -> dict[str, Any]:
+    """The IAM policy to list, read, write and delete objects of `buckets`, to list and read those of `read`, and nothing else."""
+    statements = []
+    if buckets:
+        see, use = ["s3:ListBucketMultipartUploads"], ["s3:AbortMultipartUpload", "s3:DeleteObject"]
+        statements += _statements(buckets, see, [*use, "s3:ListMultipartUploadParts", "s3:PutObject"])
+    if read:
+        statements += _statements(read, [], [])
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _statements(buckets: Sequence[str], see: Sequence[str], use: Sequence[str]) -> list[dict[str, Any]]:
+    """To list and read, and the further actions `see` on the buckets and `use` on their objects."""
+    return [
+        {
+            "Effect": "Allow",
+            "Action": sorted(["s3:GetBucketLocation", "s3:ListBucket", *see]),
+            "Resource": [f"arn:aws:s3:::{bucket}" for bucket in sorted(buckets)],
+        },
+        {
+            "Effect": "Allow",
+            "Action": sorted(["s3:GetObject", *use]),
+            "Resource": [f"arn:aws:s3:::{bucket}/*" for bucket in sorted(buckets)],
+        },
+    ]
 
 
 def _canonical(document: Mapping[str, Any]) -> str:
@@ -197,7 +268,10 @@ def plan(view: View, tenants: Sequence[Tenant], logins: Mapping[str, Login]) -> 
         for bucket in tenant.buckets:
             if not view.has_bucket(bucket):
                 changes.append(Change(f"bucket {bucket} made", partial(_make_bucket, bucket)))
-        wanted, current = policy_document(tenant.buckets), view.policy(tenant.name)
+            due = frozenset(tenant.expire.get(bucket, ()))
+            if view.expiry(bucket) != due:
+                changes.append(Change(f"bucket {bucket}: expiry set", partial(_set_expiry, bucket, due)))
+        wanted, current = policy_document(tenant.buckets, tenant.read), view.policy(tenant.name)
         if current is None or _canonical(current) != _canonical(wanted):
             verb = "made" if current is None else "updated"
             changes.append(Change(f"policy {tenant.name} {verb}", partial(_set_policy, tenant.name, wanted)))
@@ -222,6 +296,10 @@ def _plan_user(view: View, tenant: str, login: Login) -> list[Change]:
 
 def _make_bucket(bucket: str, store: Store) -> None:
     store.make_bucket(bucket)
+
+
+def _set_expiry(bucket: str, wanted: frozenset[Expiry], store: Store) -> None:
+    store.set_expiry(bucket, wanted)
 
 
 def _set_policy(name: str, document: Mapping[str, Any], store: Store) -> None:

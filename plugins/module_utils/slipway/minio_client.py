@@ -10,11 +10,15 @@ from typing import Any
 
 import urllib3
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.minio_access import Login, User
+from ansible.module_utils.slipway.minio_access import Expiry, Login, User
 from minio import Minio, MinioAdmin
+from minio.commonconfig import ENABLED, Filter
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, MinioException, S3Error
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
+# How the names of our lifecycle rules begin.
+_RULES = "slipway-"
 # S3 error codes with which MinIO answers a wrong secret key, an unknown and a disabled user.
 _REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId"}
 
@@ -106,6 +110,39 @@ class MinioStore:
             return error.code not in _REFUSED
         return True
 
+    def expiry(self, bucket: str) -> frozenset[Expiry]:
+        return frozenset(
+            Expiry(rule.rule_filter.prefix or "", rule.expiration.days)
+            for rule in self._rules(bucket)
+            if _is_ours(rule) and rule.rule_filter and rule.expiration and rule.expiration.days
+        )
+
+    def set_expiry(self, bucket: str, wanted: frozenset[Expiry]) -> None:
+        rules = [rule for rule in self._rules(bucket) if not _is_ours(rule)]
+        rules += [
+            Rule(
+                ENABLED,
+                rule_filter=Filter(prefix=item.prefix),
+                rule_id=f"{_RULES}{number}",
+                expiration=Expiration(days=item.days),
+            )
+            for number, item in enumerate(sorted(wanted))
+        ]
+        if rules:
+            self._s3.set_bucket_lifecycle(bucket_name=bucket, config=LifecycleConfig(rules))
+        else:
+            self._s3.delete_bucket_lifecycle(bucket_name=bucket)
+
+    def _rules(self, bucket: str) -> list[Any]:
+        try:
+            found = self._s3.get_bucket_lifecycle(bucket_name=bucket)
+        except S3Error as error:
+            # A bucket that is about to be made.
+            if error.code == "NoSuchBucket":
+                return []
+            raise
+        return list(found.rules) if found else []
+
     @staticmethod
     def _lookup(call: Callable[[], str], absent: str) -> dict[str, Any] | None:
         """The JSON that an admin call returns; None when it fails with the code `absent`."""
@@ -116,3 +153,7 @@ class MinioStore:
                 return None
             raise
         return answer
+
+
+def _is_ours(rule: Any) -> bool:
+    return bool((rule.rule_id or "").startswith(_RULES))

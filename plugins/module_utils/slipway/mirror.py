@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError
-from ansible.module_utils.slipway.secrets import ATTEMPTS, path
+from ansible.module_utils.slipway.secrets import ATTEMPTS, fingerprint, path
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ def mirror(kube: Kube, wanted: Mirror, check: bool = False) -> Mirrored:
     """
     taken = _source(kube, wanted, check)
     data = {**{key: _encode(value) for key, value in wanted.values.items()}, **taken}
-    digest = hashlib.sha256("\n".join(f"{key}={taken[key]}" for key in sorted(taken)).encode()).hexdigest()
     for _ in range(ATTEMPTS):
         secret = kube.get(path(wanted.namespace, wanted.name))
         present = (secret or {}).get("data") or {}
@@ -60,7 +58,7 @@ def mirror(kube: Kube, wanted: Mirror, check: bool = False) -> Mirrored:
             removed=sorted(set(present) - set(data)) if wanted.exclusive else [],
             labels=sorted(label for label, value in wanted.labels.items() if labels.get(label) != value),
             created=secret is None,
-            fingerprint=digest[:16],
+            fingerprint=fingerprint(taken),
         )
         if check or not outcome.changed:
             return outcome

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import secrets
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError
@@ -39,12 +40,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found and what was (or in check mode would be) done; names only."""
+    """What was found and what was (or in check mode would be) done; names only.
+
+    `fingerprint` changes with the values of the wanted keys; it is empty where check mode does not know them yet.
+    """
 
     existing: list[str]
     added: list[str]
     labels: list[str]
     created: bool
+    fingerprint: str = ""
 
     @property
     def changed(self) -> bool:
@@ -97,10 +102,12 @@ def ensure(
             added=sorted(key.name for key in missing),
             labels=sorted(label for label, value in labels.items() if present.get(label) != value),
             created=secret is None,
+            fingerprint="" if missing else fingerprint({key.name: data[key.name] for key in keys}),
         )
         if check or not outcome.changed:
             return outcome
-        body: Json = {"metadata": {"labels": dict(labels)}, "stringData": {key.name: key.make() for key in missing}}
+        made = {key.name: key.make() for key in missing}
+        body: Json = {"metadata": {"labels": dict(labels)}, "stringData": made}
         try:
             if secret is None:
                 body["metadata"]["name"] = name
@@ -112,5 +119,12 @@ def ensure(
             if error.status != 409:
                 raise
         else:
-            return outcome
+            encoded = {name: base64.b64encode(value.encode()).decode() for name, value in made.items()}
+            values = {key.name: encoded.get(key.name, data.get(key.name, "")) for key in keys}
+            return replace(outcome, fingerprint=fingerprint(values))
     raise SlipwayError(f"Secret {namespace}/{name} kept changing while it was being written; who else writes it?")
+
+
+def fingerprint(values: Mapping[str, str]) -> str:
+    """A text that changes with the values and does not give them away, as long as they are random."""
+    return hashlib.sha256("\n".join(f"{key}={values[key]}" for key in sorted(values)).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.minio_access import (
+    Expiry,
     Login,
     Nothing,
     Tenant,
@@ -35,6 +36,7 @@ class FakeMinio:
         self.policies: dict[str, dict[str, Any]] = {}
         self.users: dict[str, User] = {}
         self.keys: dict[str, str] = {}
+        self.expiries: dict[str, frozenset[Expiry]] = {}
 
     def has_bucket(self, bucket: str) -> bool:
         return bucket in self.buckets
@@ -48,8 +50,14 @@ class FakeMinio:
     def accepts(self, login: Login) -> bool:
         return self.keys.get(login.access_key) == login.secret_key
 
+    def expiry(self, bucket: str) -> frozenset[Expiry]:
+        return self.expiries.get(bucket, frozenset())
+
     def make_bucket(self, bucket: str) -> None:
         self.buckets.add(bucket)
+
+    def set_expiry(self, bucket: str, wanted: frozenset[Expiry]) -> None:
+        self.expiries[bucket] = wanted
 
     def set_policy(self, name: str, document: Mapping[str, Any]) -> None:
         stored = json.loads(json.dumps(document))
@@ -136,6 +144,53 @@ def test_the_policy_names_only_own_buckets_and_no_wildcard_actions() -> None:
     actions = [item for statement in document["Statement"] for item in statement["Action"]]
     assert resources == ["arn:aws:s3:::datasets", "arn:aws:s3:::datasets/*"]
     assert not [action for action in actions if "*" in action or "Policy" in action or "Admin" in action]
+
+
+def test_others_buckets_are_read_and_nothing_more() -> None:
+    store = FakeMinio()
+    serving = Tenant("serving", (), "pipelines", "minio-serving", read=("models",))
+    logins = {"epos": LOGIN, "serving": Login("serving", "another-horse")}
+    assert problems([serving, EPOS]) == []
+    assert [text for text in apply(store, EPOS, serving, logins=logins) if "serving" in text] == [
+        "policy serving made",
+        "user of tenant serving made",
+        "user of tenant serving: policy attached",
+    ]
+    document = policy_document((), ("models",))
+    actions = {item for statement in document["Statement"] for item in statement["Action"]}
+    assert actions == {"s3:GetBucketLocation", "s3:ListBucket", "s3:GetObject"}
+    assert not [item for statement in document["Statement"] for item in statement["Resource"] if "models" not in item]
+    both = policy_document(("runs",), ("models",))
+    writing = [item for item in both["Statement"] if "s3:PutObject" in item["Action"]]
+    assert [item["Resource"] for item in writing] == [["arn:aws:s3:::runs/*"]]
+    assert apply(store, EPOS, serving, logins=logins) == []
+
+
+def test_what_expires_is_set_changed_and_taken_away() -> None:
+    store = FakeMinio()
+    rules = {"models": (Expiry("old/", 30),)}
+    expiring = replace(EPOS, expire=rules)
+    assert "bucket models: expiry set" in apply(store, expiring)
+    assert store.expiries == {"models": frozenset({Expiry("old/", 30)})}
+    assert apply(store, expiring) == []
+    assert apply(store, replace(EPOS, expire={"models": (Expiry("old/", 60),)})) == ["bucket models: expiry set"]
+    assert apply(store, EPOS) == ["bucket models: expiry set"]
+    assert store.expiries == {"models": frozenset()}
+
+
+@pytest.mark.parametrize(
+    ("tenant", "fault"),
+    [
+        (Tenant("a", (), "n", "s", read=("none",)), "'a': read: bucket 'none' belongs to no tenant"),
+        (Tenant("a", ("own",), "n", "s", read=("own",)), "'a': read: bucket 'own' is its own"),
+        (Tenant("a", ("own",), "n", "s", expire={"models": (Expiry("", 1),)}), "bucket 'models' is not its own"),
+        (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("", 0),)}), "days is 0, not at least 1"),
+        (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("/x", 1),)}), "begins with a slash"),
+        (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("x", 1), Expiry("x", 2))}), "'x' is given twice"),
+    ],
+)
+def test_faults_of_reading_and_expiry(tenant: Tenant, fault: str) -> None:
+    assert fault in "; ".join(problems([EPOS, tenant]))
 
 
 @pytest.mark.parametrize("name", ["abc", "a-b.c", "123", "x" * 63])

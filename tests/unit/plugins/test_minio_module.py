@@ -30,6 +30,7 @@ class MinioServer:
         self.policies: dict[str, Json] = {}
         self.users: dict[str, Json] = {}
         self.refuses: set[str] = set()
+        self.lifecycles: dict[str, str] = {}
         self.changes: list[str] = []
         minio = self
 
@@ -48,7 +49,7 @@ class MinioServer:
             def handle_request(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 url = urlsplit(self.path)
-                query = {key: values[0] for key, values in parse_qs(url.query).items()}
+                query = {key: values[0] for key, values in parse_qs(url.query, keep_blank_values=True).items()}
                 if url.path == "/minio/health/cluster":
                     return self.answer(200)
                 user = re.search(r"Credential=([^/]+)/", self.headers["Authorization"])
@@ -58,9 +59,11 @@ class MinioServer:
                     return self.answer(*minio.admin(url.path.rsplit("/", 1)[1], query, body))
                 if url.path == "/":
                     return self.answer(200, XML.format("ListAllMyBucketsResult", "<Buckets/>"))
+                if "lifecycle" in query:
+                    return self.answer(*minio.lifecycle(self.command, url.path.strip("/"), body.decode()))
                 return self.answer(*minio.bucket(self.command, url.path.strip("/")))
 
-            do_GET = do_HEAD = do_PUT = handle_request
+            do_GET = do_HEAD = do_PUT = do_DELETE = handle_request
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
@@ -70,6 +73,15 @@ class MinioServer:
             self.changes.append(f"bucket {name}")
             self.buckets.add(name)
         return (200, "") if name in self.buckets else (404, "")
+
+    def lifecycle(self, command: str, name: str, body: str) -> tuple[int, str]:
+        if command == "GET":
+            missing = "NoSuchLifecycleConfiguration" if name in self.buckets else "NoSuchBucket"
+            found = self.lifecycles.get(name)
+            return (200, found) if found else (404, XML.format("Error", f"<Code>{missing}</Code>"))
+        self.changes.append(f"lifecycle {name} {command}")
+        self.lifecycles[name] = body if command == "PUT" else ""
+        return 200, ""
 
     def admin(self, command: str, query: dict[str, str], body: bytes) -> tuple[int, str]:
         if command == "info-canned-policy":
@@ -140,6 +152,28 @@ def test_a_secret_key_changed_by_hand_is_set_again(minio: MinioServer, arguments
     minio.refuses.add("epos")
     assert run_module(minio_access, arguments)["changes"] == ["user of tenant epos: secret key set"]
     assert run_module(minio_access, arguments)["changed"] is False
+
+
+def test_what_expires_leaves_rules_of_others(minio: MinioServer, arguments: Json) -> None:
+    run_module(minio_access, arguments)
+    theirs = (
+        "<Rule><ID>theirs</ID><Status>Enabled</Status><Filter><Prefix>tmp/</Prefix></Filter>"
+        "<Expiration><Days>1</Days></Expiration></Rule>"
+    )
+    minio.lifecycles["datasets"] = f"<LifecycleConfiguration>{theirs}</LifecycleConfiguration>"
+    tenant = arguments["tenants"][0]
+    expire = [{"bucket": "datasets", "prefix": "v2/artifacts/", "days": 90}]
+    wanted = {**arguments, "tenants": [{**tenant, "expire": expire}]}
+    assert run_module(minio_access, wanted)["changes"] == ["bucket datasets: expiry set"]
+    assert run_module(minio_access, wanted)["changed"] is False
+    for word in ("theirs", "tmp/", "slipway-0", "v2/artifacts/", "<Days>90</Days>"):
+        assert word in minio.lifecycles["datasets"]
+    assert run_module(minio_access, arguments)["changes"] == ["bucket datasets: expiry set"]
+    assert "slipway" not in minio.lifecycles["datasets"] and "theirs" in minio.lifecycles["datasets"]
+    minio.lifecycles["datasets"] = ""
+    run_module(minio_access, wanted)
+    run_module(minio_access, arguments)
+    assert minio.changes[-1] == "lifecycle datasets DELETE"
 
 
 def test_refused_root_credentials_are_named(minio: MinioServer, arguments: Json) -> None:

@@ -123,3 +123,13 @@ def test_read_names_the_missing_key() -> None:
     assert secrets.read(kube, "minio", "root", ["user"]) == {"user": "slipway"}
     with pytest.raises(SlipwayError, match="minio/root has no token"):
         secrets.read(kube, "minio", "root", ["token"])
+
+
+def test_the_fingerprint_follows_the_values() -> None:
+    kube = FakeKube()
+    assert ensure(kube, "minio", "root", KEYS, {}, check=True).fingerprint == ""
+    first = ensure(kube, "minio", "root", KEYS, {}).fingerprint
+    assert first and ensure(kube, "minio", "root", KEYS, {}).fingerprint == first
+    assert ensure(kube, "minio", "root", [KEYS[0]], {}).fingerprint != first
+    del kube.objects[PATH]["data"]["password"]
+    assert ensure(kube, "minio", "root", KEYS, {}).fingerprint != first

@@ -1,0 +1,148 @@
+#!/usr/bin/python
+"""Module: where the tenants of MinIO find their credentials."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: minio_tenants
+short_description: Ensure the namespaces and Secrets of MinIO's tenants, and copies of these Secrets
+description:
+  - Generates each tenant's credentials in the Secret named, keys C(accessKey), C(secretKey) and C(endpoint). Existing keys stay.
+  - Keeps copies of it in other namespaces, under the same name. Copies that are not listed any more are removed.
+  - Does not need MinIO to run; M(minio_access) makes the users.
+  - Runs on the controller.
+options:
+  kubeconfig:
+    description: Path of the kubeconfig file.
+    type: path
+    required: true
+  endpoint:
+    description: Where tenants reach MinIO, as C(host:port).
+    type: str
+    required: true
+  owned:
+    description:
+      - Namespaces that others look after. They are made where they are missing, and stay as they are.
+      - Other namespaces of Secrets get the Pod Security level restricted. Those of copies are only made, too, and are not marked as
+        Slipway's own, so that Argo CD may take them over.
+    type: list
+    elements: str
+    default: []
+  tenants:
+    description: Who gets credentials.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the tenant and of its user.
+        type: str
+        required: true
+      buckets: &access
+        description: Taken for the module minio_access.
+        type: list
+        elements: str
+        default: []
+      read: *access
+      expire:
+        description: Taken for the module minio_access.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          bucket:
+            description: A bucket.
+            type: str
+            required: true
+          prefix:
+            description: How names begin.
+            type: str
+            default: ""
+          days:
+            description: Days.
+            type: int
+            required: true
+      secret:
+        description: Secret with the credentials.
+        type: dict
+        required: true
+        suboptions:
+          namespace:
+            description: Namespace of the Secret.
+            type: str
+            required: true
+          name:
+            description: Name of the Secret.
+            type: str
+            required: true
+      copies:
+        description: Namespaces where a copy of the Secret is kept.
+        type: list
+        elements: str
+        default: []
+attributes:
+  check_mode:
+    support: full
+    description: Reports what is missing or differs.
+  diff_mode:
+    support: full
+    description: Lists the changes; never a credential.
+author: Slipway
+"""
+
+EXAMPLES = r"""
+- name: The model service may read models
+  minio_tenants:
+    kubeconfig: "{{ slipway_kubeconfig }}"
+    endpoint: minio.minio.svc:9000
+    tenants:
+      - name: epos-serving
+        read: [epos-models]
+        secret: {namespace: epos, name: minio-epos-serving}
+        copies: [epos-dev, epos-prod]
+"""
+
+RETURN = r"""
+changes:
+  description: One line for each change made; in check mode, for each that is due.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.kube import KubeClient
+from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS
+from ansible.module_utils.slipway.minio_tenants import Credential, Tenants
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "kubeconfig": {"type": "path", "required": True},
+            "endpoint": {"type": "str", "required": True},
+            "owned": {"type": "list", "elements": "str", "default": []},
+            "tenants": {"type": "list", "elements": "dict", "required": True, "options": TENANT_OPTIONS},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    credentials = [
+        Credential(item["name"], item["secret"]["namespace"], item["secret"]["name"], tuple(item["copies"]))
+        for item in params["tenants"]
+    ]
+    try:
+        kube = KubeClient(params["kubeconfig"])
+        changes = Tenants(kube, params["endpoint"], frozenset(params["owned"]), module.check_mode).apply(credentials)
+    except SlipwayError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=bool(changes),
+        changes=changes,
+        diff={"before": "", "after": "".join(f"{change}\n" for change in changes)},
+    )
+
+
+if __name__ == "__main__":
+    main()
