@@ -17,6 +17,7 @@ description:
   - At the end of a run prints the time of each play and role and the slowest tasks.
   - A task that runs long says so when it ends, so that the log tells where the time goes.
   - The figures are wall time. Tasks that no role holds are booked under their play.
+  - The file is also written when a play begins, with what was done before it, for whoever reports from inside a play.
 options:
   path:
     description: File for the figures; without it none is written. Its directory is made.
@@ -62,6 +63,7 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_play_start(self, play: Any) -> None:
         self._end_task()
         self._play = play.get_name().strip()
+        self._write(summarise(self._done, time.monotonic() - self._begun))
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         self._begin(task)
@@ -73,6 +75,9 @@ class CallbackModule(CallbackBase):
         self._end_task()
         figures = summarise(self._done, time.monotonic() - self._begun)
         self._display.display(render(figures))
+        self._write(figures)
+
+    def _write(self, figures: dict[str, Any]) -> None:
         if path := self.get_option("path"):
             try:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)

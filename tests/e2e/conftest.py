@@ -18,6 +18,7 @@ ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from .argocd import argo, argocd_installed  # noqa: E402, F401
 from .front_door import ca_option, front_door  # noqa: E402, F401
 from .git import git  # noqa: E402, F401
+from .report import Recorder  # noqa: E402
 from .site import Epos, Site, Store  # noqa: E402
 from .training import is_current, read_record, train  # noqa: E402
 
@@ -28,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="kubeconfig of the site")
     group.addoption("--bundle", default=str(PROJECT / ".slipway/lab/bundle"), help="directory of the site's bundle")
     ca_option(parser, PROJECT / ".slipway/lab/ca.crt")
+    group.addoption(
+        "--components", default="", help="the site's components, with commas (default: those that are found)"
+    )
     group.addoption("--report-dir", default=str(PROJECT / ".slipway/lab/report"), help="where results are written")
     group.addoption(
         "--train",
@@ -36,6 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="auto: train only when the site has no model of this data and code",
     )
     group.addoption("--dataset", default="", help="BOP data set to train on (default: rendered)")
+    group.addoption(
+        "--report", action="store_true", help="write index.html, for people, to the directory of the results"
+    )
+    group.addoption("--site-name", default="", help="in the report: what the site is called")
+    group.addoption("--domain", default="", help="in the report: the site's domain")
+    group.addoption("--timings", default="", help="in the report: the file with the times of Ansible's plays")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the report written, where it is wanted."""
+    if config.getoption("report"):
+        config.pluginmanager.register(Recorder(config), "slipway-report")
 
 
 @pytest.fixture(scope="session")

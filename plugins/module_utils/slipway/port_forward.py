@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import queue
 import re
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +34,58 @@ def port_forward(
 
     `timeout` is in seconds until kubectl listens. Raises SlipwayError with kubectl's own words when it does not.
     """
+    with _kubectl(kubectl, kubeconfig, namespace, target, f":{port}", timeout) as (address, _):
+        yield address
+
+
+@contextmanager
+def standing_port_forward(
+    kubectl: str, kubeconfig: str, namespace: str, target: str, port: int, timeout: float = 30
+) -> Iterator[str]:
+    """Yield an address like `port_forward`, which stays the same while pods behind `target` go and others come.
+
+    kubectl leads to one pod and ends with it; it is then started again on the same port. In between connections are
+    refused or cut, and whoever made them tries again.
+    """
+    over = threading.Event()
+    opened: queue.SimpleQueue[str | SlipwayError] = queue.SimpleQueue()
+
+    def keep() -> None:
+        local = ""
+        while not over.is_set():
+            try:
+                with _kubectl(kubectl, kubeconfig, namespace, target, f"{local}:{port}", timeout) as (address, process):
+                    if not local:
+                        local = address.rpartition(":")[2]
+                        opened.put(address)
+                    while process.poll() is None and not over.wait(0.1):
+                        pass
+            except SlipwayError as error:
+                if not local:
+                    opened.put(error)
+                    return
+                over.wait(0.3)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        found = opened.get()
+        if isinstance(found, SlipwayError):
+            raise found
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _kubectl(
+    kubectl: str, kubeconfig: str, namespace: str, target: str, ports: str, timeout: float
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run `kubectl port-forward`; yield the address where it listens, and its process."""
     # Without a number before the colon kubectl takes a free port itself, so nobody can snatch it in between.
     command = [kubectl, "--kubeconfig", kubeconfig, "--namespace", namespace, "port-forward"]
-    command += ["--address", "127.0.0.1", target, f":{port}"]
+    command += ["--address", "127.0.0.1", target, ports]
     # A file, as kubectl writes a line for each connection and would block on a pipe that nobody reads.
     with tempfile.TemporaryFile() as output:
         try:
@@ -48,7 +99,7 @@ def port_forward(
         except OSError as error:
             raise SlipwayError(f"{kubectl} cannot be run: {error}") from error
         try:
-            yield _address(process, output, f"{namespace}/{target}", timeout)
+            yield _address(process, output, f"{namespace}/{target}", timeout), process
         finally:
             process.terminate()
             try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.port_forward import port_forward
+from ansible.module_utils.slipway.port_forward import port_forward, standing_port_forward
 
 from .conftest import PLUGINS
 
@@ -95,3 +95,30 @@ def test_kubectl_dies_with_a_killed_module(tmp_path: Path) -> None:
     while alive(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(tmp_path)
+
+
+def test_a_standing_forward_comes_back_on_its_port(tmp_path: Path) -> None:
+    # It refuses once, as kubectl does while there is no other pod yet.
+    body = f"""
+n=$(cat {tmp_path}/count 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/count
+[ $n != 1 ] || {{ echo 'error: pod is not running'; exit 1; }}
+echo "Forwarding from 127.0.0.1:40123 -> 8888"; exec sleep 60"""
+    with standing_port_forward(kubectl(tmp_path, body), "/k", "kfp", "service/x", 8888) as address:
+        assert address == "127.0.0.1:40123"
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while (tmp_path / "count").read_text() != "3\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (tmp_path / "args").read_text().endswith("service/x 40123:8888\n")
+        assert alive(tmp_path)
+    assert not alive(tmp_path)
+
+
+def test_a_standing_forward_that_never_stood_is_an_error(tmp_path: Path) -> None:
+    program = kubectl(tmp_path, "echo 'error: services \"x\" not found' >&2; exit 1")
+    with (
+        pytest.raises(SlipwayError, match="no way to n/service/x: error: services"),
+        standing_port_forward(program, "/k", "n", "service/x", 1),
+    ):
+        pass

@@ -47,6 +47,10 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["seconds"] == 9
     assert figures["roles"] == {"k3s": 8, "(Play)": 1}
     assert [task["task"] for task in figures["tasks"]] == ["quick", "long", "handler"]
+    callback.v2_playbook_on_task_start(SimpleNamespace(name="more", action="a", _role=role), False)
+    now += 2
+    callback.v2_playbook_on_play_start(SimpleNamespace(get_name=lambda: "Report"))
+    assert json.loads((tmp_path / "sub/timings.json").read_text())["seconds"] == 11
     options["path"] = "/proc/none/x.json"
     callback.v2_playbook_on_stats(None)
     assert shown[-1].startswith("timings: ")
