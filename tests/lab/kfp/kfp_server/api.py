@@ -143,9 +143,7 @@ def show_source(item: Run | RecurringRun) -> Json:
 
 def show_runtime_config(config: Json) -> Json:
     """The parameters, in order, and the root of the artifacts."""
-    return filled(
-        parameters=dict(sorted(config.get("parameters", {}).items())), pipeline_root=config.get("pipeline_root")
-    )
+    return filled(parameters=spec.ordered(config.get("parameters")), pipeline_root=config.get("pipeline_root"))
 
 
 def show_run(item: Run, tasks: list[Task]) -> Json:
