@@ -143,9 +143,7 @@ def show_source(item: Run | RecurringRun) -> Json:
 
 def show_runtime_config(config: Json) -> Json:
     """The parameters, in order, and the root of the artifacts."""
-    return filled(
-        parameters=dict(sorted(config.get("parameters", {}).items())), pipeline_root=config.get("pipeline_root")
-    )
+    return filled(parameters=spec.ordered(config.get("parameters")), pipeline_root=config.get("pipeline_root"))
 
 
 def show_run(item: Run, tasks: list[Task]) -> Json:
@@ -343,14 +341,14 @@ class Api:
     def list_pipelines(self, call: Call) -> Json:
         """A page of the pipelines."""
         with trying("Failed to list pipelines due invalid list options"):
-            items, rest = page(self.store.list(Pipeline), call.query, PIPELINE_FIELDS, "Pipeline")
+            items, rest = page(self.store.all(Pipeline), call.query, PIPELINE_FIELDS, "Pipeline")
         return filled(pipelines=[show_pipeline(item) for item in items], **rest)
 
     @route("GET", "/pipelines/names/{name}")
     def get_pipeline_by_name(self, call: Call) -> Json:
         """A pipeline by its name."""
         name = call.path["name"]
-        found = [item for item in self.store.list(Pipeline) if item.name == name]
+        found = [item for item in self.store.all(Pipeline) if item.name == name]
         if not found:
             with trying(
                 f"Failed to get a pipeline with name {name} and namespace . Check error stack.",
@@ -382,7 +380,7 @@ class Api:
         with trying(f"Failed to delete pipeline {pipeline_id}. Check error stack"):
             with trying(f"Failed to delete pipeline with id {pipeline_id} as it was not found"):
                 pipeline = self._get(Pipeline, "Pipeline", pipeline_id)
-            versions = self.store.list(Version, pipeline_id)
+            versions = self.store.all(Version, pipeline_id)
             if versions and call.query.get("cascade") != "true":
                 raise invalid(
                     f"Failed to delete pipeline with id {pipeline_id} as it has existing pipeline versions "
@@ -398,7 +396,7 @@ class Api:
         """A page of the versions of a pipeline."""
         pipeline_id = call.path["pipeline_id"]
         with trying(f"Failed to list pipeline versions for pipeline {pipeline_id}"):
-            items, rest = page(self.store.list(Version, pipeline_id), call.query, VERSION_FIELDS, "PipelineVersion")
+            items, rest = page(self.store.all(Version, pipeline_id), call.query, VERSION_FIELDS, "PipelineVersion")
         return filled(pipeline_versions=[show_version(item) for item in items], **rest)
 
     @route("GET", "/pipelines/{pipeline_id}/versions/{version_id}")
@@ -434,7 +432,7 @@ class Api:
     def default_experiment(self) -> Experiment:
         """The experiment of runs that name none; made when it is missing."""
         with self.store.lock:
-            found = [item for item in self.store.list(Experiment) if item.name == DEFAULT_EXPERIMENT]
+            found = [item for item in self.store.all(Experiment) if item.name == DEFAULT_EXPERIMENT]
             if found:
                 return found[0]
             experiment = Experiment(
@@ -467,7 +465,7 @@ class Api:
     @route("GET", "/experiments")
     def list_experiments(self, call: Call) -> Json:
         """A page of the experiments."""
-        items, rest = page(self.store.list(Experiment), call.query, EXPERIMENT_FIELDS, "Experiment")
+        items, rest = page(self.store.all(Experiment), call.query, EXPERIMENT_FIELDS, "Experiment")
         return filled(experiments=[show_experiment(item) for item in items], **rest)
 
     @route("GET", "/experiments/{experiment_id}")
@@ -499,7 +497,7 @@ class Api:
             for run in self.store.list_runs():
                 if run.experiment_id == experiment_id:
                     self.store.set_storage_state(run.run_id, "ARCHIVED")
-            for recurring in self.store.list(RecurringRun):
+            for recurring in self.store.all(RecurringRun):
                 if recurring.experiment_id == experiment_id:
                     self._enable(recurring, False)
         return {}
@@ -591,7 +589,7 @@ class Api:
             with trying(f"Failed to fetch a pipeline version and its manifest from pipeline {pipeline_id}"):
                 with trying("Failed to get the latest pipeline version as pipeline was not found"):
                     self._get(Pipeline, "Pipeline", pipeline_id)
-                versions = self.store.list(Version, pipeline_id)
+                versions = self.store.all(Version, pipeline_id)
                 if not versions:
                     raise not_found("PipelineVersion", pipeline_id)
                 return _latest(versions)
@@ -720,7 +718,7 @@ class Api:
     def list_recurring_runs(self, call: Call) -> Json:
         """A page of the schedules, of an experiment or all."""
         experiment_id = call.query.get("experiment_id", "")
-        found = [item for item in self.store.list(RecurringRun) if experiment_id in ("", item.experiment_id)]
+        found = [item for item in self.store.all(RecurringRun) if experiment_id in ("", item.experiment_id)]
         items, rest = page(found, call.query, RECURRING_FIELDS, "Job")
         return filled(recurringRuns=[show_recurring_run(item, self.namespace) for item in items], **rest)
 

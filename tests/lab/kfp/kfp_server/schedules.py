@@ -8,7 +8,7 @@ import random
 import re
 import string
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from croniter import croniter
 from croniter.croniter import CroniterError
@@ -89,7 +89,7 @@ def due(recurring: RecurringRun, now: datetime) -> datetime | None:
 
 def trigger(store: Store, now: datetime, start: Callable[[RecurringRun, str, str], object]) -> None:
     """Start what is due; `start` makes the run from the schedule, a name and the moment."""
-    for recurring_id in [each.id for each in store.list(RecurringRun) if each.enabled]:
+    for recurring_id in [each.id for each in store.all(RecurringRun) if each.enabled]:
         with store.lock:
             recurring = store.get(RecurringRun, recurring_id)
             if recurring is None or not recurring.enabled:
@@ -120,3 +120,8 @@ def _fnv(text: str) -> int:
     for byte in text.encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
     return value
+
+
+def utc_now() -> datetime:
+    """The time in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -272,7 +272,7 @@ class Store:
         rows = self._rows("SELECT document FROM definitions WHERE kind = %s AND id = %s", kind.kind, id)
         return _load(kind, rows[0][0]) if rows else None
 
-    def list(self, kind: type[D], parent: str | None = None) -> list[D]:
+    def all(self, kind: type[D], parent: str | None = None) -> list[D]:
         """All things of a kind, or of a parent."""
         if parent is None:
             rows = self._rows("SELECT document FROM definitions WHERE kind = %s", kind.kind)
@@ -442,12 +442,15 @@ def mysql(host: str, port: int, user: str, password: str, database: str) -> Stor
             connect_timeout=5, read_timeout=30, write_timeout=30,
         )  # fmt: skip
 
-    # Names are compared byte by byte, and the real server makes its database as well.
-    with (
-        pymysql.connect(host=host, port=port, user=user, password=password, connect_timeout=5) as server,
-        server.cursor() as cursor,
-    ):
-        cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    try:
+        # Names are compared byte by byte, and the real server makes its database as well.
+        with (
+            pymysql.connect(host=host, port=port, user=user, password=password, connect_timeout=5) as server,
+            server.cursor() as cursor,
+        ):
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    except pymysql.err.OperationalError as error:
+        raise Unavailable(str(error)) from error
     store = Store(connect)
     store.prepare()
     return store
