@@ -17,7 +17,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # Also part of the name of a NetworkPolicy and of an HTML id.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 # The longest name below a domain that the platform itself uses, and room for applications.
-_ROOM = len("argocd.")
+_ROOM = len("kubeflow-pipelines.")
 
 
 def domain_problem(domain: str) -> str:
