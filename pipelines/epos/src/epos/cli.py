@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,12 +21,14 @@ from epos import __version__
 from epos.config import ALIGN, BACKBONES, TrainConfig
 from epos.errors import EposError, Terminated, UsageError
 from epos.peers import ALONE, Peers, watch
+from epos.versions import Share, check_shares
 
 _EPILOG = """\
 exit status: 0 done; 1 error; 2 wrong usage; 3 gate not passed; 4 bad data set or model;
   75 another process of the training was lost or did not come; 143 stopped by SIGTERM
-environment (push, pull, run, step, --checkpoints): S3_ENDPOINT host:port, S3_ACCESS_KEY, S3_SECRET_KEY,
+environment (push, pull, run, listen, step, --checkpoints): S3_ENDPOINT host:port, S3_ACCESS_KEY, S3_SECRET_KEY,
   S3_SECURE true|false (true), S3_CA_FILE PEM file of the authority that signed the server's certificate
+environment (deploy): GIT_USERNAME, GIT_PASSWORD
 environment (train, run), in each of several processes that train together: JAX_NUM_PROCESSES,
   JAX_PROCESS_ID from 0 (or JOB_COMPLETION_INDEX), JAX_COORDINATOR_ADDRESS host:port of process 0
 """
@@ -75,6 +78,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_device(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                       help="what to compute on; auto: a GPU where JAX can use one" + _DEFAULT)  # fmt: skip
+
+
 def _add_training(parser: argparse.ArgumentParser) -> None:
     d = TrainConfig()
     group = parser.add_argument_group("training (part of the model's version)")
@@ -105,8 +113,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--cache-mib", type=_natural, default=512, metavar="MIB", help="decoded images in memory" + _DEFAULT
     )
     group.add_argument("--checkpoints", metavar="s3://BUCKET/PREFIX", help="keep the checkpoint there, not in WORK_DIR")
-    group.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
-                       help="what to compute on; auto: a GPU where JAX can use one" + _DEFAULT)  # fmt: skip
+    _add_device(group)
     group = parser.add_argument_group("several processes (see environment below)")
     group.add_argument("--join-timeout", type=_positive, default=300, metavar="S",
                        help="how long to wait for the others" + _DEFAULT)  # fmt: skip
@@ -206,6 +213,25 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("folder", type=Path, metavar="DIR")
     p.add_argument("--latest", action="store_true", help="follow PREFIX/latest.json to the model it names")
 
+    p = verb("listen", "serve predictions over HTTP until SIGTERM, by one version of a model or by several")
+    p.add_argument("--models", required=True, metavar="s3://BUCKET/PREFIX", help="where versions lie; or a folder")
+    p.add_argument("--serve", required=True, action="append", metavar="VERSION[=WEIGHT]",
+                   help="version that answers; several share the requests by their weights (default: 1)")  # fmt: skip
+    p.add_argument("--port", type=_natural, default=8080, metavar="N", help="where to listen" + _DEFAULT)
+    p.add_argument("--workers", type=_positive, default=1, metavar="N", help="images computed at a time" + _DEFAULT)
+    p.add_argument("--drain", type=_natural, default=5, metavar="S",
+                   help="how long requests are still taken after SIGTERM" + _DEFAULT)  # fmt: skip
+    _add_device(p)
+    _add_pose(p)
+
+    p = verb("deploy", "change by a commit which versions answer in an environment, and their shares of the requests")
+    p.add_argument("--repository", required=True, metavar="URL", help="http(s) address of the GitOps repository")
+    p.add_argument("--environment", required=True, metavar="NAME", help="dev, or prod, which waits for an approval")
+    p.add_argument("--serve", required=True, action="append", metavar="VERSION[=WEIGHT]",
+                   help="version that answers; several share the requests by their weights (default: 1)")  # fmt: skip
+    p.add_argument("--reason", default="", metavar="TEXT", help="goes into the commit's message")
+    p.add_argument("--ca-file", metavar="FILE", help="PEM file of the authority that signed the server's certificate")
+
     p = verb("run", "pull, validate, train, evaluate, gate, publish: all of it, as the Kubernetes Job does")
     p.add_argument("--data", required=True, metavar="s3://BUCKET/PREFIX", help="data set that push uploaded")
     p.add_argument("--models", required=True, metavar="s3://BUCKET/PREFIX", help="where models and latest.json go")
@@ -257,6 +283,10 @@ def _execute(args: argparse.Namespace, peers: Peers) -> None:
         if args.name not in STEPS:
             raise UsageError(f"epos step: {args.name!r} is none of {', '.join(STEPS)}")
         executor.run(STEPS[args.name], args.executor_input)
+    elif args.verb == "deploy":
+        _deploy(args)
+    elif args.verb == "listen":
+        _listen(args)
     elif args.verb == "export":
         import shutil
 
@@ -292,6 +322,34 @@ def _transfer(args: argparse.Namespace) -> None:
         print(json.dumps({"version": store.pull_latest(client, place, args.folder)}))
     else:
         print(json.dumps(store.pull(client, place, args.folder)))
+
+
+def _shares(args: argparse.Namespace) -> tuple[Share, ...]:
+    return check_shares([Share.parse(text) for text in args.serve])
+
+
+def _deploy(args: argparse.Namespace) -> None:
+    missing = [name for name in ("GIT_USERNAME", "GIT_PASSWORD") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(f"environment: {', '.join(missing)} not set")
+    shares = _shares(args)
+    from epos.gitops import serve
+
+    user, password = os.environ["GIT_USERNAME"], os.environ["GIT_PASSWORD"]
+    commit = serve(args.repository, user, password, args.environment, shares, args.reason, args.ca_file)
+    print(json.dumps({"commit": commit}))
+
+
+def _listen(args: argparse.Namespace) -> None:
+    shares = _shares(args)
+    from epos import service
+    from epos.pose import PoseConfig
+
+    pose = PoseConfig(args.min_object, args.min_fragment, args.inlier_px, args.iterations, args.pose_seed)
+    service.listen(
+        args.models, shares, service.bind(args.port), pose,
+        workers=args.workers, drain=args.drain, hardware=args.device,
+    )  # fmt: skip
 
 
 def _compute(args: argparse.Namespace, peers: Peers) -> None:
