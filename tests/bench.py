@@ -1,7 +1,8 @@
 """Benchmark: how long a first and a second `make up` of the lab take, by phase and role.
 
-Run as `make bench`. Prints a table and writes .slipway/bench.json: seconds of each phase of both runs, and their ratio. The bundle
-is built before the clock starts; `build-times.json` in the bundle has the figures of its builds.
+Run as `make bench`. Prints a table and writes .slipway/bench.json: seconds of each phase of both runs, and their ratio; of the
+pipeline's run the seconds of each task, and what the run took beside them. The bundle is built before the clock starts;
+`build-times.json` in the bundle has the figures of its builds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[1]
 TIMINGS = PROJECT / ".slipway/lab/timings.json"
+TRAINING = PROJECT / ".slipway/lab/report/training.json"
 
 
 def make(*words: str) -> float:
@@ -43,6 +45,13 @@ def measure() -> dict[str, Any]:
     return {"seconds": seconds, "plays": timings["plays"], "roles": timings["roles"]}
 
 
+def pipeline_run() -> dict[str, Any]:
+    """Seconds of the pipeline's run, of its tasks, and of what it took beside them: its tasks run one after the other."""
+    record = json.loads(TRAINING.read_text())
+    tasks = {task["name"]: task["seconds"] for task in record["tasks"]}
+    return {"seconds": record["run_seconds"], "tasks": tasks, "overhead": record["run_seconds"] - sum(tasks.values())}
+
+
 def main() -> None:
     """Run the benchmark."""
     (PROJECT / ".slipway").mkdir(exist_ok=True)
@@ -57,6 +66,7 @@ def main() -> None:
         },
         "first": first,
         "second": second,
+        "pipeline": pipeline_run(),
         "ratio": second["seconds"] / first["seconds"],
     }
     (PROJECT / ".slipway/bench.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -65,6 +75,10 @@ def main() -> None:
     for part in ("plays", "roles"):
         for name in first[part]:
             print(f"  {part[:-1]} {name:35.35}{first[part][name]:9.1f}{second[part].get(name, 0.0):9.1f}")
+    for name, seconds in result["pipeline"]["tasks"].items():
+        print(f"  task {name:36.36}{seconds:9.1f}")
+    print(f"{'pipeline, in all':42}{result['pipeline']['seconds']:9.1f}")
+    print(f"{'  beside its tasks':42}{result['pipeline']['overhead']:9.1f}")
     print(
         f"the second run takes {result['ratio']:.2f} of the first, on {result['machine']['cpus']} CPUs; also in .slipway/bench.json"
     )

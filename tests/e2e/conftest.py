@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from .argocd import argo, argocd_installed  # noqa: E402, F401
 from .front_door import ca_option, front_door  # noqa: E402, F401
 from .git import git  # noqa: E402, F401
+from .pipelines import Pipelines  # noqa: E402
 from .report import Recorder  # noqa: E402
 from .site import Epos, Site, Store  # noqa: E402
-from .training import is_current, read_record, train  # noqa: E402
+from .training import DATA, Way, find_way, is_current, read_record, release, remove, train, write_record  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -96,12 +98,69 @@ def dataset(request: pytest.FixtureRequest, epos: Epos, tmp_path_factory: pytest
 
 
 @pytest.fixture(scope="session")
-def trained(request: pytest.FixtureRequest, site: Site, store: Store, report_dir: Path) -> dict[str, Any]:
-    """A site with a published model: trained now, or found current with --train=auto."""
-    if request.config.getoption("train") == "auto" and is_current(site, store):
+def way(request: pytest.FixtureRequest, site: Site) -> Way:
+    """How models are made on this site."""
+    names = request.config.getoption("components")
+    return find_way(site, names.split(",") if names else [])
+
+
+@pytest.fixture(scope="session")
+def trained(request: pytest.FixtureRequest, site: Site, store: Store, way: Way, report_dir: Path) -> dict[str, Any]:
+    """A site with a published model, where the pipeline makes it with a released one: made now, or found current with --train=auto."""
+    print(f"\n  models are made by {way}", flush=True)
+    get = request.getfixturevalue
+    door, repository = (get("front_door"), get("git")) if way.namespace else (None, None)
+    domain = door.domain if door else ""
+    if request.config.getoption("train") == "auto" and is_current(site, store, way, domain):
         record = read_record(store)
     else:
-        epos, dataset = request.getfixturevalue("epos"), request.getfixturevalue("dataset")
-        record = train(site, store, epos, dataset)
+        get("epos").run("push", str(get("dataset")), DATA)
+        record = release(site, store, way, door, repository) if door and repository else train(site, store, way)
+        write_record(store, record)
     (report_dir / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+@pytest.fixture(scope="session")
+def pipelines(site: Site, way: Way) -> Iterator[Pipelines]:
+    """Kubeflow Pipelines; skips aloud where models are made without it."""
+    if not way.namespace:
+        pytest.skip(way.reason)
+    with Pipelines.open(site, way.namespace) as pipelines:
+        yield pipelines
+
+
+@pytest.fixture(scope="session")
+def released(pipelines: Pipelines, trained: dict[str, Any]) -> dict[str, Any]:
+    """The record of the released model."""
+    return trained
+
+
+@pytest.fixture
+def pointer(trained: dict[str, Any], store: Store) -> dict[str, Any]:
+    """The pointer to the last good model, as it must stay."""
+    latest = store.latest()
+    assert latest
+    return latest
+
+
+@pytest.fixture(scope="session")
+def corrupt(
+    epos: Epos, dataset: Path, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, list[str]]]:
+    """A damaged data set in the store: where it is, and what of it must be named."""
+    data = tmp_path_factory.mktemp("corrupt") / "data"
+    shutil.copytree(dataset, data)
+    cut = sorted(data.glob("train/*/rgb/*.png"))[3]
+    cut.write_bytes(cut.read_bytes()[:200])
+    cameras = sorted(data.glob("test/*/scene_camera.json"))[0]
+    value = json.loads(cameras.read_text())
+    image = sorted(value)[0]
+    del value[image]["cam_K"]
+    cameras.write_text(json.dumps(value))
+    epos.run("push", str(data), "s3://epos-data/test-corrupt")
+    yield (
+        "s3://epos-data/test-corrupt",
+        [str(cut.relative_to(data)), f"{cameras.relative_to(data)}: {image}.cam_K"],
+    )
+    remove(store, "epos-data", "test-corrupt/")

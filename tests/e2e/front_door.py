@@ -7,8 +7,10 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -173,6 +175,29 @@ def eventually(look: Callable[[], Seen], timeout: float, interval: float = 0.5) 
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout:g} s; at last: {last!r}")
         time.sleep(interval)
+
+
+@contextmanager
+def watched(front_door: FrontDoor, name: str, path: str, interval: float = 0.2) -> Iterator[list[Answer | Exception]]:
+    """Ask for a page again and again while the block runs; the list has every answer, and whatever came instead of one."""
+    seen: list[Answer | Exception] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(interval):
+            try:
+                seen.append(front_door.get(name, path))
+            # Whoever asked has no answer, for whatever reason.
+            except Exception as error:
+                seen.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def _basic(login: tuple[str, str] | None) -> dict[str, str]:

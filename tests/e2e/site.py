@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.slipway.port_forward import port_forward
+from ansible.module_utils.slipway.port_forward import standing_port_forward
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from minio import Minio
@@ -45,28 +45,43 @@ class Site:
         data = self.core.read_namespaced_secret(name, namespace).data
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
+    def pod_log(self, namespace: str, name: str, container: str, lines: int | None = None) -> str:
+        """Return the log of a pod's container so far, or its last `lines`; empty while it has none."""
+        options = {"tail_lines": lines} if lines else {}
+        try:
+            # A log that is still empty arrives as None.
+            return self.core.read_namespaced_pod_log(name, namespace, container=container, **options) or ""
+        except ApiException as error:
+            # Its container has not started yet, or the pod is gone.
+            if error.status not in (400, 404):
+                raise
+            return ""
+
+    def pod_evidence(self, namespace: str, pod: Any) -> list[str]:
+        """Return states, events and last log lines of a pod, for the message of a failed test."""
+        name = pod.metadata.name
+        lines = [f"pod {name}: {pod.status.phase} {pod.status.reason or ''}".rstrip()]
+        statuses = [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+        lines += [f"  container {status.name}: {status.state.to_str()}" for status in statuses]
+        events = self.core.list_namespaced_event(namespace, field_selector=f"involvedObject.name={name}").items
+        lines += [f"  event {event.reason}: {event.message}" for event in events[-8:]]
+        # What ended well has less to say than what did not.
+        chosen = [each for each in statuses if not each.state.terminated or each.state.terminated.exit_code]
+        for status in chosen or statuses[-1:]:
+            log = self.pod_log(namespace, name, status.name, lines=30)
+            lines += [f"  {status.name} | {line}" for line in log.splitlines()] or [f"  ({status.name} has no log)"]
+        return lines
+
     def evidence(self, namespace: str, selector: str) -> str:
         """Return states, events and last log lines of the pods chosen, for the message of a failed test."""
-        lines = []
-        for pod in self.core.list_namespaced_pod(namespace, label_selector=selector).items:
-            lines.append(f"pod {pod.metadata.name}: {pod.status.phase} {pod.status.reason or ''}")
-            for status in pod.status.container_statuses or []:
-                lines.append(f"  container {status.name}: {status.state.to_str()}")
-            for event in self.core.list_namespaced_event(
-                namespace, field_selector=f"involvedObject.name={pod.metadata.name}"
-            ).items[-8:]:
-                lines.append(f"  event {event.reason}: {event.message}")
-            try:
-                log = self.core.read_namespaced_pod_log(pod.metadata.name, namespace, tail_lines=15)
-                lines += [f"  | {line}" for line in (log or "").splitlines()]
-            except ApiException:
-                lines.append("  (no log)")
+        pods = self.core.list_namespaced_pod(namespace, label_selector=selector).items
+        lines = [line for pod in pods for line in self.pod_evidence(namespace, pod)]
         return "\n".join(lines) or f"no pod with {selector} in {namespace}"
 
 
 @dataclass
 class Store:
-    """The object store as one user sees it, through a port forward."""
+    """The object store as one user sees it, through a port forward that outlives MinIO's pods."""
 
     client: Minio
     endpoint: str
@@ -79,7 +94,7 @@ class Store:
     ) -> Iterator[Store]:
         """Yield the store with the credentials in the Secret `namespace`/`secret`."""
         credentials = site.secret(namespace, secret)
-        with port_forward(str(site.kubectl), str(site.kubeconfig), "minio", "service/minio", 9000) as endpoint:
+        with standing_port_forward(str(site.kubectl), str(site.kubeconfig), "minio", "service/minio", 9000) as endpoint:
             user, password = (credentials[key] for key in keys)
             yield cls(
                 Minio(endpoint=endpoint, access_key=user, secret_key=password, secure=False), endpoint, credentials

@@ -37,7 +37,10 @@ def test_every_page_answers_over_tls(front_door: FrontDoor, names: list[str]) ->
     """On every address, with a certificate of the exported authority for its name, and not with Traefik's own 404."""
     for address in front_door.addresses:
         for name in names:
-            answer = front_door.get(name, address=address, login=None if name else front_door.login)
+            answer = front_door.get(name, address=address)
+            # Pages without a login of their own are behind that of the front door.
+            if answer.status == 401:
+                answer = front_door.get(name, address=address, login=front_door.login)
             assert answer.status < 400, (front_door.host(name), address, answer.status, answer.text[:300])
 
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import pytest
 import yaml
 
 PROJECT = Path(__file__).parents[2]
+# What is used of the suite reaches Services by the same code as the modules do.
+ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 STATE = PROJECT / ".slipway/lab"
 RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 

@@ -12,7 +12,12 @@ import sys
 import pytest
 import yaml
 
+from tests.e2e.pipelines import RUN_LABEL, Pipelines
+from tests.e2e.site import Site as Installed
+
 from .conftest import PROJECT, STATE, Site
+
+REPORT = STATE / "report/index.html"
 
 # Every node is compared by these before the installation and after the reset.
 NODE_STATE = {
@@ -81,7 +86,7 @@ def starts(site: Site) -> dict[str, str]:
         found[node] = site.ssh(node, "systemctl show -p ExecMainStartTimestampMonotonic k3s k3s-agent")
     for pod in site.kubectl("get", "pods", "-A")["items"]:
         # Pods of a verification come and go; those of the platform stay.
-        if pod["metadata"]["namespace"] != "epos":
+        if pod["metadata"]["namespace"] != "epos" and RUN_LABEL not in pod["metadata"].get("labels", {}):
             found[pod["metadata"]["name"]] = str([c["state"] for c in pod["status"]["containerStatuses"]])
     return found
 
@@ -111,11 +116,16 @@ def test_interrupted_first_run(site: Site, nodes_before: dict[str, dict[str, str
     assert site.interrupt_up(task).status != 0
 
 
-def test_first_run_ends_with_a_trained_model(site: Site) -> None:
-    """`make up` installs, verifies and says what runs where."""
+def test_first_run_ends_with_a_model_that_answers(site: Site) -> None:
+    """`make up` installs, has the pipeline release a model, and says what runs where and where the report is."""
     run = site.up(ANSIBLE_ARGS="-vvv")
     assert "recall" in run.output
-    assert str(STATE / "kubeconfig") in run.output
+    for place in (STATE / "kubeconfig", REPORT):
+        assert str(place) in run.output
+    record = json.loads((STATE / "report/training.json").read_text())
+    assert record["run_id"]
+    for told in (record["version"], record["run_id"], record["commit"], "data:image/png;base64,"):
+        assert told in REPORT.read_text()
 
 
 def test_second_run_changes_nothing(site: Site) -> None:
@@ -221,7 +231,7 @@ def applications(site: Site) -> dict[str, tuple[str, str]]:
 def test_lost_namespaces_come_back(site: Site) -> None:
     """Every commit is there again, and what Argo CD follows; only a lost authority is not replaced behind people's backs."""
     commit, followed = commit_of_main(site), applications(site)
-    lost = ("argocd", "git", "front-door", "cert-manager")
+    lost = ("argocd", "git", "front-door", "cert-manager", "kubeflow-pipelines")
     subprocess.run([*site.kubectl_words(), "delete", "namespace", *lost], check=True, capture_output=True)
 
     refused = site.playbook("platform")
@@ -256,6 +266,7 @@ def test_components_come_off_and_back(site: Site) -> None:
     """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit."""
     commit = commit_of_main(site)
     marks = {
+        "kubeflow_pipelines": ("kubeflow", "ml-pipeline", "pipeline-runner", "workflow-controller"),
         "argocd": ("argocd",),
         "git": ("/git",),
         "front_door": ("front-door",),
@@ -393,11 +404,26 @@ def interrupt_helm(site: Site) -> None:
 
 
 def test_killed_k3s_and_lost_node(site: Site) -> None:
-    """k3s killed, helm killed, the agent's machine installed anew: the same command repairs all of it."""
-    interrupt_helm(site)
-    site.ssh("server-1", "systemctl kill --signal=KILL --kill-whom=main k3s")
-    subprocess.run(["podman", "rm", "--force", "--time=0", "slipway-lab-agent-1"], check=True, capture_output=True)
-    run = site.up()
+    """k3s killed, helm killed, the agent's machine installed anew, a pipeline under way: the same command repairs all of it."""
+    # Rejected whatever comes out, and in a place of its own: production has nothing to do with it.
+    parameters = {
+        "domain": "lab.internal",
+        "models": "s3://epos-models/test-lost/models",
+        "train_steps": "100",
+        "min_recall": "1",
+    }
+    with Pipelines.open(Installed(STATE / "kubeconfig", STATE / "bundle"), "kubeflow-pipelines") as pipelines:
+        with pipelines.submit("epos", {**parameters, "checkpoint_every": "20"}) as followed:
+            followed.await_log("train", "step 20", 600)
+            followed.let_go()
+        interrupt_helm(site)
+        site.ssh("server-1", "systemctl kill --signal=KILL --kill-whom=main k3s")
+        subprocess.run(["podman", "rm", "--force", "--time=0", "slipway-lab-agent-1"], check=True, capture_output=True)
+        run = site.up()
+        # In the repaired cluster it ends, and a failure says why.
+        state = pipelines.await_end(followed.id, timeout=600)
+        evidence = pipelines.evidence(followed.id)
+        assert state == "SUCCEEDED" or ("task " in evidence and " failed" in evidence), evidence
     assert run.changed()["agent-1"] > 0
     assert "Drop the record of an unfinished operation on minio" in run.changed_tasks()
     ready = {
@@ -409,10 +435,10 @@ def test_killed_k3s_and_lost_node(site: Site) -> None:
 
 
 def test_no_secret_was_printed(site: Site) -> None:
-    """No output of any run so far, the most verbose one included, holds a generated secret, plain or encoded."""
+    """No output of any run so far, the most verbose one included, and no report holds a generated secret, plain or encoded."""
     values = secrets(site)
     assert len(values) >= 8
-    text = "".join(run.output for run in site.runs)
+    text = "".join([*(run.output for run in site.runs), REPORT.read_text()])
     shown = [v for v in values if v in text or base64.b64encode(v.encode()).decode() in text]
     assert len(shown) == 0, f"{len(shown)} of {len(values)} secrets were printed"
 
