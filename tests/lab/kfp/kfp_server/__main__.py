@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from . import api, idle, schedules, ui
+from . import api, idle, schedules, ui, web
 from .store import Store, Unavailable, mysql
 
 LOG = logging.getLogger("kfp_server")
@@ -46,18 +46,19 @@ def open_store() -> Store:
 def serve_api() -> int:
     """Serve until SIGTERM; an engine that breaks ends the process, so that it is started again."""
     # The other parts need nothing of the engine.
-    from .engine import Engine
+    from . import engine as engines
+    from .stores import server_reader
 
     store = open_store()
-    engine = Engine(store)
+    engine = engines.from_environment(store)
     service = api.Api(
         store,
         os.environ.get("POD_NAMESPACE", "kubeflow"),
         os.environ.get("DEFAULTPIPELINERUNNERSERVICEACCOUNT", "pipeline-runner"),
-        engine.read_artifact,
+        server_reader(),
     )
     service.default_experiment()
-    server = _server(api.app(service), API_PORT)
+    server = _server(web.app(service), API_PORT)
     stop = threading.Event()
     broken: list[str] = []
 
@@ -75,11 +76,13 @@ def serve_api() -> int:
         return thread
 
     threads = [run("engine", engine.run), run("schedules", lambda stop: run_schedules(store, service, stop))]
-    server.run()
-    stop.set()
-    store.changed.set()
-    for thread in threads:
-        thread.join(timeout=10)
+    try:
+        server.run()
+    finally:
+        stop.set()
+        store.changed.set()
+        for thread in threads:
+            thread.join(timeout=10)
     return 1 if broken else 0
 
 
@@ -104,6 +107,8 @@ def main(arguments: list[str]) -> int:
     if part not in ("api", "ui", "idle", "io"):
         print(__doc__, file=sys.stderr)
         return 2
+    # Process 1 of a container ends by no signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     LOG.info("this is a stand-in for Kubeflow Pipelines, made for tests: part %s", part)
     if part == "io":
         from .io import main as serve_io
@@ -114,10 +119,7 @@ def main(arguments: list[str]) -> int:
     if part == "ui":
         _server(ui.app(ui.api_address()), UI_PORT).run()
         return 0
-    stop = threading.Event()
-    # Process 1 of a container ends by no signal that it does not handle.
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    idle.serve(stop)
+    idle.serve(threading.Event())
     return 0
 
 

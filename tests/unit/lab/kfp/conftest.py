@@ -13,7 +13,7 @@ import pytest
 import requests
 import uvicorn
 
-from tests.lab.kfp.kfp_server import api
+from tests.lab.kfp.kfp_server import api, web
 from tests.lab.kfp.kfp_server.store import Json, Store
 from tests.unit.lab.kfp import memory
 
@@ -77,5 +77,5 @@ def server() -> Iterator[Server]:
     artifacts = {"minio://bucket/log": b"a line\n"}
     service = api.Api(store, NAMESPACE, read_artifact=artifacts.__getitem__)
     service.default_experiment()
-    with serving(api.app(service)) as url:
+    with serving(web.app(service)) as url:
         yield Server(url, store, service)
