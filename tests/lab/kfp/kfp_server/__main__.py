@@ -46,15 +46,16 @@ def open_store() -> Store:
 def serve_api() -> int:
     """Serve until SIGTERM; an engine that breaks ends the process, so that it is started again."""
     # The other parts need nothing of the engine.
-    from .engine import Engine
+    from . import engine as engines
+    from .stores import server_reader
 
     store = open_store()
-    engine = Engine(store)
+    engine = engines.from_environment(store)
     service = api.Api(
         store,
         os.environ.get("POD_NAMESPACE", "kubeflow"),
         os.environ.get("DEFAULTPIPELINERUNNERSERVICEACCOUNT", "pipeline-runner"),
-        engine.read_artifact,
+        server_reader(),
     )
     service.default_experiment()
     server = _server(api.app(service), API_PORT)
