@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from . import api, idle, schedules, ui
+from . import api, idle, schedules, ui, web
 from .store import Store, Unavailable, mysql
 
 LOG = logging.getLogger("kfp_server")
@@ -58,7 +58,7 @@ def serve_api() -> int:
         server_reader(),
     )
     service.default_experiment()
-    server = _server(api.app(service), API_PORT)
+    server = _server(web.app(service), API_PORT)
     stop = threading.Event()
     broken: list[str] = []
 
@@ -76,11 +76,13 @@ def serve_api() -> int:
         return thread
 
     threads = [run("engine", engine.run), run("schedules", lambda stop: run_schedules(store, service, stop))]
-    server.run()
-    stop.set()
-    store.changed.set()
-    for thread in threads:
-        thread.join(timeout=10)
+    try:
+        server.run()
+    finally:
+        stop.set()
+        store.changed.set()
+        for thread in threads:
+            thread.join(timeout=10)
     return 1 if broken else 0
 
 
@@ -105,6 +107,8 @@ def main(arguments: list[str]) -> int:
     if part not in ("api", "ui", "idle", "io"):
         print(__doc__, file=sys.stderr)
         return 2
+    # Process 1 of a container ends by no signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     LOG.info("this is a stand-in for Kubeflow Pipelines, made for tests: part %s", part)
     if part == "io":
         from .io import main as serve_io
@@ -115,10 +119,7 @@ def main(arguments: list[str]) -> int:
     if part == "ui":
         _server(ui.app(ui.api_address()), UI_PORT).run()
         return 0
-    stop = threading.Event()
-    # Process 1 of a container ends by no signal that it does not handle.
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    idle.serve(stop)
+    idle.serve(threading.Event())
     return 0
 
 

@@ -1,29 +1,19 @@
-"""REST API v2beta1 of Kubeflow Pipelines 2.17 in single-user mode, as the KFP SDK and plain HTTP clients use it."""
+"""REST API v2beta1 of Kubeflow Pipelines 2.17 in single-user mode: what its requests do, as the KFP SDK and plain HTTP clients use it."""
 
 from __future__ import annotations
 
 import base64
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
-from . import messages, schedules, spec
+from . import messages, schedules, spec, views
 from .errors import (
-    ALREADY_EXISTS,
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
     NOT_FOUND,
-    UNIMPLEMENTED,
     ApiError,
     bad_request,
     exists,
@@ -35,8 +25,6 @@ from .errors import (
 )
 from .listing import page
 from .store import (
-    RUN_NOT_FINISHED,
-    TASK_NOT_FINISHED,
     Conflict,
     Definition,
     Experiment,
@@ -45,8 +33,6 @@ from .store import (
     RecurringRun,
     Run,
     Store,
-    Task,
-    Unavailable,
     Version,
     new_id,
     now,
@@ -54,8 +40,6 @@ from .store import (
 )
 
 LOG = logging.getLogger(__name__)
-STAND_IN = "slipway-stand-in"
-HEADERS = {"X-Slipway-Stand-In": "kfp"}
 DEFAULT_EXPERIMENT = "Default"
 CANCELABLE = frozenset({"PENDING", "RUNNING", "PAUSED"})
 MAX_NAME = 128
@@ -88,176 +72,6 @@ def route(method: str, path: str) -> Callable[[Handler], Handler]:
     return keep
 
 
-# What the server shows of each thing. Empty fields are left out, as protobuf's JSON does, and the order is that of its messages.
-
-
-def filled(**fields: Any) -> Json:
-    """The fields that are not empty."""
-    return {name: value for name, value in fields.items() if value not in ("", None, {}, [], False, 0)}
-
-
-def show_experiment(item: Experiment) -> Json:
-    """An experiment."""
-    return filled(
-        experiment_id=item.id,
-        display_name=item.name,
-        description=item.description,
-        created_at=item.created_at,
-        storage_state=item.storage_state,
-        last_run_created_at=item.last_run_created_at or RUN_NOT_FINISHED,
-    )
-
-
-def show_pipeline(item: Pipeline) -> Json:
-    """A pipeline."""
-    return filled(
-        pipeline_id=item.id,
-        display_name=item.display_name,
-        name=item.name,
-        description=item.description,
-        created_at=item.created_at,
-        tags=item.tags,
-    )
-
-
-def show_version(item: Version) -> Json:
-    """A version of a pipeline."""
-    return filled(
-        pipeline_id=item.parent,
-        pipeline_version_id=item.id,
-        display_name=item.display_name,
-        name=item.name,
-        description=item.description,
-        created_at=item.created_at,
-        pipeline_spec=spec.to_struct(item.pipeline_spec, item.platform_spec),
-        tags=item.tags,
-    )
-
-
-def show_source(item: Run | RecurringRun) -> Json:
-    """The pipeline of a run: the version that it was made from, or else the spec."""
-    if item.pipeline_version_reference:
-        return {"pipeline_version_reference": item.pipeline_version_reference}
-    return {"pipeline_spec": spec.to_struct(item.pipeline_spec, item.platform_spec)}
-
-
-def show_runtime_config(config: Json) -> Json:
-    """The parameters, in order, and the root of the artifacts."""
-    return filled(
-        parameters=dict(sorted(config.get("parameters", {}).items())), pipeline_root=config.get("pipeline_root")
-    )
-
-
-def show_run(item: Run, tasks: list[Task]) -> Json:
-    """A run with its tasks."""
-    return filled(
-        experiment_id=item.experiment_id,
-        run_id=item.run_id,
-        display_name=item.display_name,
-        storage_state=item.storage_state,
-        description=item.description,
-        **show_source(item),
-        runtime_config=show_runtime_config(item.runtime_config),
-        service_account=item.service_account,
-        created_at=item.created_at,
-        scheduled_at=item.scheduled_at,
-        finished_at=item.finished_at or RUN_NOT_FINISHED,
-        state=state_of(item),
-        error=item.error,
-        run_details=filled(task_details=[show_task(task) for task in tasks if task.shown]),
-        recurring_run_id=item.recurring_run_id,
-        state_history=item.state_history,
-    )
-
-
-def state_of(item: Run) -> str:
-    """The state; a run that shall end is CANCELING before the engine has seen it."""
-    return "CANCELING" if item.cancel and not item.final else item.state
-
-
-def show_task(item: Task) -> Json:
-    """A task of a run."""
-    return filled(
-        run_id=item.run_id,
-        task_id=item.task_id,
-        display_name=item.display_name,
-        create_time=item.create_time,
-        start_time=item.start_time,
-        end_time=item.end_time or TASK_NOT_FINISHED,
-        state=item.state,
-        error=item.error,
-        state_history=item.state_history,
-        child_tasks=[{"pod_name": pod} for pod in item.pods],
-    )
-
-
-def show_recurring_run(item: RecurringRun, namespace: str) -> Json:
-    """A recurring run."""
-    return filled(
-        recurring_run_id=item.id,
-        display_name=item.display_name,
-        description=item.description,
-        **show_source(item),
-        runtime_config=show_runtime_config(item.runtime_config),
-        service_account=item.service_account,
-        # JSON of protobuf has 64-bit numbers as strings.
-        max_concurrency=str(item.max_concurrency),
-        trigger={
-            name: {key: str(value) if key == "interval_second" else value for key, value in schedule.items()}
-            for name, schedule in item.trigger.items()
-        },
-        mode="ENABLE" if item.enabled else "DISABLE",
-        created_at=item.created_at,
-        updated_at=item.updated_at,
-        status="ENABLED" if item.enabled else "DISABLED",
-        no_catchup=item.no_catchup,
-        namespace=namespace,
-        experiment_id=item.experiment_id,
-    )
-
-
-# The fields of each thing that lists filter and sort by, first the key.
-COMMON: dict[str, Callable[[Any], Any]] = {
-    "id": lambda item: item.id,
-    "name": lambda item: item.name,
-    "display_name": lambda item: item.display_name,
-    "created_at": lambda item: item.created_at,
-    "description": lambda item: item.description,
-}
-PIPELINE_FIELDS = {**COMMON, "pipeline_id": COMMON["id"], "namespace": lambda _: ""}
-VERSION_FIELDS = {**COMMON, "pipeline_version_id": COMMON["id"], "status": lambda _: "READY"}
-EXPERIMENT_FIELDS: dict[str, Callable[[Experiment], Any]] = {
-    **COMMON,
-    "experiment_id": COMMON["id"],
-    "display_name": COMMON["name"],
-    "namespace": lambda _: "",
-    "storage_state": lambda item: item.storage_state,
-    "last_run_created_at": lambda item: item.last_run_created_at or RUN_NOT_FINISHED,
-}
-RECURRING_FIELDS: dict[str, Callable[[RecurringRun], Any]] = {
-    **COMMON,
-    "recurring_run_id": COMMON["id"],
-    "name": COMMON["display_name"],
-    "updated_at": lambda item: item.updated_at,
-}
-RUN_FIELDS: dict[str, Callable[[Run], Any]] = {
-    "run_id": lambda item: item.run_id,
-    "id": lambda item: item.run_id,
-    "name": lambda item: item.display_name,
-    "display_name": lambda item: item.display_name,
-    "description": lambda item: item.description,
-    "created_at": lambda item: item.created_at,
-    "scheduled_at": lambda item: item.scheduled_at,
-    "finished_at": lambda item: item.finished_at or RUN_NOT_FINISHED,
-    "storage_state": lambda item: item.storage_state,
-    "state": state_of,
-    "status": state_of,
-    "experiment_id": lambda item: item.experiment_id,
-    "recurring_run_id": lambda item: item.recurring_run_id,
-    "namespace": lambda _: "",
-}
-
-
 class Api:
     """What the requests do. Errors say what the real server says, its detours included."""
 
@@ -282,9 +96,6 @@ class Api:
         description = call.query.get("description", "")
         pipeline = Pipeline(name=name, display_name=display_name, description=description, tags=tags)
         pipeline_spec, platform_spec = spec.parse(content)
-        self._add(
-            pipeline, f"Failed to create a new pipeline. The name {name} already exists. Please specify a new name"
-        )
         version = Version(
             parent=pipeline.id,
             name=name,
@@ -293,8 +104,12 @@ class Api:
             pipeline_spec=pipeline_spec,
             platform_spec=platform_spec,
         )
-        self.store.add(version)
-        return show_pipeline(pipeline)
+        self._add(
+            f"Failed to create a new pipeline. The name {name} already exists. Please specify a new name",
+            pipeline,
+            version,
+        )
+        return views.pipeline(pipeline)
 
     def upload_version(self, call: Call) -> Json:
         """Add a version to a pipeline from a file."""
@@ -313,9 +128,9 @@ class Api:
             platform_spec=platform_spec,
         )
         self._add(
-            version, f"Failed to create a new pipeline version. The name {name} already exist. Specify a new name"
+            f"Failed to create a new pipeline version. The name {name} already exist. Specify a new name", version
         )
-        return show_version(version)
+        return views.version(version)
 
     @route("POST", "/pipelines")
     def create_pipeline(self, call: Call) -> Json:
@@ -334,17 +149,17 @@ class Api:
             )
             with trying("Failed to create a pipeline in PipelineStore"):
                 self._add(
-                    pipeline,
                     f"Failed to create a new pipeline. The name {name} already exist. Please specify a new name",
+                    pipeline,
                 )
-        return show_pipeline(pipeline)
+        return views.pipeline(pipeline)
 
     @route("GET", "/pipelines")
     def list_pipelines(self, call: Call) -> Json:
         """A page of the pipelines."""
         with trying("Failed to list pipelines due invalid list options"):
-            items, rest = page(self.store.all(Pipeline), call.query, PIPELINE_FIELDS, "Pipeline")
-        return filled(pipelines=[show_pipeline(item) for item in items], **rest)
+            items, rest = page(self.store.all(Pipeline), call.query, views.PIPELINE_FIELDS, "Pipeline")
+        return views.filled(pipelines=[views.pipeline(item) for item in items], **rest)
 
     @route("GET", "/pipelines/names/{name}")
     def get_pipeline_by_name(self, call: Call) -> Json:
@@ -357,7 +172,7 @@ class Api:
                 f"Failed to get a pipeline named {name} in namespace ",
             ):
                 raise not_found("Namespace/Pipeline", f"/{name}")
-        return show_pipeline(found[0])
+        return views.pipeline(found[0])
 
     @route("GET", "/pipelines/{pipeline_id}")
     def get_pipeline(self, call: Call) -> Json:
@@ -367,13 +182,13 @@ class Api:
             f"Failed to get a pipeline {pipeline_id}. Check error stack",
             f"Failed to get a pipeline with id {pipeline_id}",
         ):
-            return show_pipeline(self._get(Pipeline, "Pipeline", pipeline_id))
+            return views.pipeline(self._get(Pipeline, "Pipeline", pipeline_id))
 
     @route("PATCH", "/pipelines/{pipeline_id}")
     def update_pipeline(self, call: Call) -> Json:
         """Change display name and tags of a pipeline."""
         with trying(f"Failed to update pipeline {call.path['pipeline_id']}. Check error stack"):
-            return show_pipeline(self._rename(Pipeline, "Pipeline", call.path["pipeline_id"], call, messages.PIPELINE))
+            return views.pipeline(self._rename(Pipeline, "Pipeline", call.path["pipeline_id"], call, messages.PIPELINE))
 
     @route("DELETE", "/pipelines/{pipeline_id}")
     def delete_pipeline(self, call: Call) -> Json:
@@ -398,8 +213,10 @@ class Api:
         """A page of the versions of a pipeline."""
         pipeline_id = call.path["pipeline_id"]
         with trying(f"Failed to list pipeline versions for pipeline {pipeline_id}"):
-            items, rest = page(self.store.all(Version, pipeline_id), call.query, VERSION_FIELDS, "PipelineVersion")
-        return filled(pipeline_versions=[show_version(item) for item in items], **rest)
+            items, rest = page(
+                self.store.all(Version, pipeline_id), call.query, views.VERSION_FIELDS, "PipelineVersion"
+            )
+        return views.filled(pipeline_versions=[views.version(item) for item in items], **rest)
 
     @route("GET", "/pipelines/{pipeline_id}/versions/{version_id}")
     def get_version(self, call: Call) -> Json:
@@ -408,13 +225,13 @@ class Api:
         with trying(
             f"Failed to get a pipeline version {version_id}", f"Failed to get a pipeline version with id {version_id}"
         ):
-            return show_version(self._get(Version, "PipelineVersion", version_id))
+            return views.version(self._get(Version, "PipelineVersion", version_id))
 
     @route("PATCH", "/pipelines/{pipeline_id}/versions/{version_id}")
     def update_version(self, call: Call) -> Json:
         """Change display name and tags of a version."""
         with trying(f"Failed to update pipeline version {call.path['version_id']}. Check error stack"):
-            return show_version(
+            return views.version(
                 self._rename(Version, "PipelineVersion", call.path["version_id"], call, messages.VERSION)
             )
 
@@ -459,22 +276,22 @@ class Api:
         experiment = Experiment(name=name, description=body.get("description", ""))
         with trying("Failed to create a experiment"):
             self._add(
-                experiment,
                 f"Failed to create a new experiment. The name {name} already exists. Please specify a new name",
+                experiment,
             )
-        return show_experiment(experiment)
+        return views.experiment(experiment)
 
     @route("GET", "/experiments")
     def list_experiments(self, call: Call) -> Json:
         """A page of the experiments."""
-        items, rest = page(self.store.all(Experiment), call.query, EXPERIMENT_FIELDS, "Experiment")
-        return filled(experiments=[show_experiment(item) for item in items], **rest)
+        items, rest = page(self.store.all(Experiment), call.query, views.EXPERIMENT_FIELDS, "Experiment")
+        return views.filled(experiments=[views.experiment(item) for item in items], **rest)
 
     @route("GET", "/experiments/{experiment_id}")
     def get_experiment(self, call: Call) -> Json:
         """An experiment."""
         with trying("Failed to fetch experiment"):
-            return show_experiment(self._get(Experiment, "Experiment", call.path["experiment_id"]))
+            return views.experiment(self._get(Experiment, "Experiment", call.path["experiment_id"]))
 
     @route("DELETE", "/experiments/{experiment_id}")
     def delete_experiment(self, call: Call) -> Json:
@@ -540,7 +357,7 @@ class Api:
             with trying("Failed to create a run due to invalid experimentId and namespace combination"):
                 run.experiment_id = self._experiment_id(body)
             self._start(run, body)
-        return show_run(run, [])
+        return views.run(run, [])
 
     def _start(self, run: Run, source: Json) -> None:
         """Complete a run from its source, check its parameters and keep it."""
@@ -612,15 +429,15 @@ class Api:
             with trying("Failed to list runs"):
                 self._get(Experiment, "Experiment", experiment_id)
         runs = [run for run in self.store.list_runs() if experiment_id in ("", run.experiment_id)]
-        items, rest = page(runs, call.query, RUN_FIELDS, "Run")
-        return filled(runs=[show_run(item, self.store.tasks(item.run_id)) for item in items], **rest)
+        items, rest = page(runs, call.query, views.RUN_FIELDS, "Run")
+        return views.filled(runs=[views.run(item, self.store.tasks(item.run_id)) for item in items], **rest)
 
     @route("GET", "/runs/{run_id}")
     def get_run(self, call: Call) -> Json:
         """A run with its tasks."""
         with trying("Failed to get a run"):
             run = self._run(call)
-        return show_run(run, self.store.tasks(run.run_id))
+        return views.run(run, self.store.tasks(run.run_id))
 
     @route("DELETE", "/runs/{run_id}")
     def delete_run(self, call: Call) -> Json:
@@ -661,7 +478,7 @@ class Api:
         with trying("Failed to terminate a run"):
             with trying(f"Failed to terminate run {run_id} due to error fetching the run"):
                 run = self._run(call)
-            if state_of(run) not in CANCELABLE:
+            if views.state_of(run) not in CANCELABLE:
                 with trying(f"Failed to terminate run {run_id}"):
                     raise invalid(f"Failed to terminate a run {run_id}. Row not found")
             self.store.cancel_run(run_id)
@@ -714,21 +531,21 @@ class Api:
             with trying("Failed to create a recurring run during scheduled workflow creation"):
                 spec.check_parameters(pipeline_spec, recurring.runtime_config.get("parameters", {}))
         self.store.add(recurring)
-        return show_recurring_run(recurring, self.namespace)
+        return views.recurring_run(recurring, self.namespace)
 
     @route("GET", "/recurringruns")
     def list_recurring_runs(self, call: Call) -> Json:
         """A page of the schedules, of an experiment or all."""
         experiment_id = call.query.get("experiment_id", "")
         found = [item for item in self.store.all(RecurringRun) if experiment_id in ("", item.experiment_id)]
-        items, rest = page(found, call.query, RECURRING_FIELDS, "Job")
-        return filled(recurringRuns=[show_recurring_run(item, self.namespace) for item in items], **rest)
+        items, rest = page(found, call.query, views.RECURRING_FIELDS, "Job")
+        return views.filled(recurringRuns=[views.recurring_run(item, self.namespace) for item in items], **rest)
 
     @route("GET", "/recurringruns/{recurring_run_id}")
     def get_recurring_run(self, call: Call) -> Json:
         """A schedule."""
         with trying("Failed to fetch a recurring run"):
-            return show_recurring_run(self._recurring(call), self.namespace)
+            return views.recurring_run(self._recurring(call), self.namespace)
 
     @route("DELETE", "/recurringruns/{recurring_run_id}")
     def delete_recurring_run(self, call: Call) -> Json:
@@ -809,9 +626,9 @@ class Api:
     def _recurring(self, call: Call) -> RecurringRun:
         return self._get(RecurringRun, "Job", call.path["recurring_run_id"])
 
-    def _add(self, item: Definition, taken: str) -> None:
+    def _add(self, taken: str, *items: Definition) -> None:
         try:
-            self.store.add(item)
+            self.store.add(*items)
         except Conflict as error:
             raise exists(taken) from error
 
@@ -884,85 +701,3 @@ def _upload(call: Call) -> tuple[str, str, bytes, dict[str, str]]:
         message = "Failed to parse tags query parameter. Expected JSON object with string keys and values"
         raise ApiError(INVALID_ARGUMENT, "", message) from error
     return name, call.query.get("display_name") or name, content, tags
-
-
-# HTTP
-
-
-def app(api: Api) -> Starlette:
-    """The web application."""
-
-    def answer(content: Json, status: int = 200) -> Response:
-        return JSONResponse(content, status, HEADERS)
-
-    def endpoint(handler: Handler) -> Callable[[Request], Any]:
-        async def serve(request: Request) -> Response:
-            call = Call(request.path_params, request.query_params, await request.body())
-            try:
-                return answer(await run_in_threadpool(handler, api, call))
-            except ApiError as error:
-                LOG.info("%s %s: %s", request.method, request.url.path, error)
-                return answer(error.answer(), error.status)
-
-        return serve
-
-    def upload(handler: Handler, failure: str) -> Callable[[Request], Any]:
-        """Uploads are no part of the gateway: their errors have another shape."""
-
-        async def serve(request: Request) -> Response:
-            call = Call(query=request.query_params)
-            try:
-                async with request.form() as form:
-                    file = form.get("uploadfile")
-                    if file is not None and not isinstance(file, str):
-                        call.file_name, call.file = file.filename or "", await file.read()
-                return answer(await run_in_threadpool(handler, api, call))
-            except (ApiError, HTTPException) as error:
-                LOG.info("%s %s: %s", request.method, request.url.path, error)
-                message, status = failure, 400
-                if isinstance(error, ApiError):
-                    # The reason is for the log only, but for what is wrong with the file.
-                    message = failure if error.code == ALREADY_EXISTS else error.external or failure
-                    status = error.status
-                return answer({"error_message": message, "error_details": message}, status)
-
-        return serve
-
-    async def health(_: Request) -> Response:
-        return answer({"commit_sha": STAND_IN, "tag_name": STAND_IN, "multi_user": False, "pipeline_store": "database"})
-
-    async def failed(request: Request, error: Exception) -> Response:
-        """Errors outside of a handler, in the gateway's words."""
-        if isinstance(error, HTTPException) and error.status_code == 405:
-            return answer({"code": UNIMPLEMENTED, "message": "Method Not Allowed", "details": []}, 501)
-        if isinstance(error, HTTPException):
-            return answer({"code": NOT_FOUND, "message": "Not Found", "details": []}, 404)
-        if not isinstance(error, Unavailable):
-            LOG.error("%s %s", request.method, request.url.path, exc_info=error)
-        fault = internal("the database does not answer" if isinstance(error, Unavailable) else "unexpected", str(error))
-        return answer(fault.answer(), fault.status)
-
-    return Starlette(
-        routes=[
-            Route("/apis/v1beta1/healthz", health),
-            Route("/apis/v2beta1/healthz", health),
-            Route(
-                "/apis/v2beta1/pipelines/upload",
-                upload(Api.upload, "Failed to create a pipeline and a pipeline version"),
-                methods=["POST"],
-            ),
-            Route(
-                "/apis/v2beta1/pipelines/upload_version",
-                upload(Api.upload_version, "Failed to create a pipeline version"),
-                methods=["POST"],
-            ),
-            # Those with a verb behind a colon first: the id of the others would take it.
-            *(
-                Route(path, endpoint(handler), methods=[method])
-                for method, path, handler in sorted(
-                    ROUTES, key=lambda each: ":" not in re.sub(r"\{[^}]*\}", "", each[1])
-                )
-            ),
-        ],
-        exception_handlers={HTTPException: failed, Unavailable: failed, Exception: failed},
-    )

@@ -101,10 +101,18 @@ def from_struct(struct: Json) -> tuple[Json, Json]:
 
 
 def to_struct(pipeline: Json, platform: Json) -> Json:
-    """Both specs as the server shows them, keys in order."""
-    shown = {"pipeline_spec": pipeline, "platform_spec": platform} if platform else pipeline
-    ordered: Json = json.loads(json.dumps(shown, sort_keys=True))
-    return ordered
+    """Both specs as the server shows them."""
+    shown: Json = ordered({"pipeline_spec": pipeline, "platform_spec": platform} if platform else pipeline)
+    return shown
+
+
+def ordered(value: Any) -> Any:
+    """A value as JSON of protobuf's Struct: keys in order, whole numbers without a point."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [ordered(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check(pipeline: Json) -> None:

@@ -254,12 +254,23 @@ class Store:
 
     # Definitions
 
-    def add(self, item: Definition) -> None:
-        """Keep a new thing; `Conflict` if its name is taken."""
-        self._execute(
-            "INSERT INTO definitions (kind, id, parent, name, document) VALUES (%s, %s, %s, %s, %s)",
-            item.kind, item.id, item.parent, item.name, _dump(asdict(item)),
-        )  # fmt: skip
+    def add(self, *items: Definition) -> None:
+        """Keep new things, all or none; `Conflict` if a name is taken."""
+
+        def insert(cursor: Any) -> None:
+            cursor.execute("BEGIN")
+            try:
+                for item in items:
+                    cursor.execute(
+                        "INSERT INTO definitions (kind, id, parent, name, document) VALUES (%s, %s, %s, %s, %s)",
+                        (item.kind, item.id, item.parent, item.name, _dump(asdict(item))),
+                    )
+            except pymysql.err.IntegrityError:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+
+        self._with_cursor(insert)
 
     def update(self, item: Definition) -> None:
         """Write a thing that is there."""
@@ -387,13 +398,6 @@ class Store:
     def leads(self) -> bool:
         """Whether this process drives runs: it holds a lock that the server drops with the connection."""
         return bool(self._rows("SELECT GET_LOCK('slipway-kfp-engine', 0)")[0][0])
-
-    def answers(self) -> bool:
-        """Whether the database can be used now."""
-        try:
-            return bool(self._rows("SELECT 1"))
-        except Unavailable:
-            return False
 
     def _runs(self, where: str, *values: str) -> list[Run]:
         rows = self._rows(

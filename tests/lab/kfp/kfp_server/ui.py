@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from .api import HEADERS, STAND_IN
 from .store import RUN_NOT_FINISHED, TASK_NOT_FINISHED, Json
+from .web import HEADERS, STAND_IN
 
 TIMEOUT_S = 30
 PAGE = """<!doctype html>
