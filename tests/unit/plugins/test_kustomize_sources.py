@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -39,7 +40,7 @@ ARGO = {
 }
 
 
-def packed(files: dict[str, str], top: str, mode: str = "w:gz", link: str = "") -> bytes:
+def packed(files: dict[str, str], top: str, mode: Any = "w:gz", link: str = "") -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode) as tar:
         tar.addfile(tarfile.TarInfo(top))
