@@ -221,7 +221,7 @@ def applications(site: Site) -> dict[str, tuple[str, str]]:
 def test_lost_namespaces_come_back(site: Site) -> None:
     """Every commit is there again, and what Argo CD follows; only a lost authority is not replaced behind people's backs."""
     commit, followed = commit_of_main(site), applications(site)
-    lost = ("argocd", "git", "front-door", "cert-manager")
+    lost = ("kubeflow-pipelines", "argocd", "git", "front-door", "cert-manager")
     subprocess.run([*site.kubectl_words(), "delete", "namespace", *lost], check=True, capture_output=True)
 
     refused = site.playbook("platform")
@@ -246,7 +246,7 @@ def traces(site: Site, words: tuple[str, ...]) -> list[str]:
     for scope, namespaced in (([], "false"), (["-n", "kube-system"], "true")):
         kinds = names("api-resources", "--verbs=list,delete", f"--namespaced={namespaced}")
         found += names("get", ",".join(kinds), *scope)
-    # Kinds stay on purpose, with the API's own note of each group of them, and so does the volume of the repository. Events tell
+    # Kinds stay on purpose, with the API's own note of each group of them, and so do the volumes of repository and database. Events tell
     # of what was, until they expire.
     kept = ("customresourcedefinition", "apiservice.apiregistration.k8s.io/v1", "persistentvolume/", "event")
     return [name for name in found if not name.startswith(kept) and any(word in name for word in words)]
@@ -256,6 +256,7 @@ def test_components_come_off_and_back(site: Site) -> None:
     """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit."""
     commit = commit_of_main(site)
     marks = {
+        "kubeflow_pipelines": ("kubeflow-pipelines", "workflow-controller"),
         "argocd": ("argocd",),
         "git": ("/git",),
         "front_door": ("front-door",),
