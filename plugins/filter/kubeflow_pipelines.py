@@ -22,6 +22,20 @@ WORKLOADS: dict[str, tuple[str, str]] = {
     "metadata_envoy": ("metadata-envoy-deployment", "container"),
     "mysql": ("mysql", "mysql"),
 }
+# Init containers that wait until somebody listens at WAIT_HOST and WAIT_PORT. Upstream looks every 5 seconds, with an option of nc
+# that not every busybox has, and has the pod fail after 5 minutes.
+WAITS = {
+    "api_server": ("wait-for-database", "wait-for-metadata-grpc"),
+    "metadata_grpc": ("wait-for-database",),
+    "persistence_agent": ("wait-for-ml-pipeline",),
+    "scheduled_workflow": ("wait-for-ml-pipeline",),
+}
+_WAIT_SCRIPT = """\
+until nc -w 2 "$WAIT_HOST" "$WAIT_PORT" -e true; do
+  echo "waiting for $WAIT_HOST:$WAIT_PORT"
+  sleep 1
+done
+"""
 # What speaks to the Kubernetes API. The others get no token.
 WITH_TOKEN = ("api_server", "ui", "persistence_agent", "scheduled_workflow", "workflow_controller")
 # Upstream looks every 5 seconds whether they are ready, and others wait for that.
@@ -367,6 +381,8 @@ def _workload(name: str, resources: Any, annotations: Mapping[str, str]) -> Json
         running["readinessProbe"] = {"initialDelaySeconds": 1, "periodSeconds": 2}
     # Upstream's UI finds its servers by the links alone; it is told their names instead.
     spec: Json = {"enableServiceLinks": False, "containers": [running]}
+    if name in WAITS:
+        spec["initContainers"] = [{"name": each, "args": [_WAIT_SCRIPT]} for each in WAITS[name]]
     if name not in WITH_TOKEN:
         spec["automountServiceAccountToken"] = False
     return _deployment(deployment, {"metadata": {"annotations": dict(annotations)}, "spec": spec})

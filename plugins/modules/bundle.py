@@ -54,9 +54,11 @@ options:
             type: str
             required: true
           kind:
-            description: What it is. C(images) is an archive of images under I(url), C(image) one image of a registry.
+            description: >-
+              What it is. C(images) is an archive of images under I(url), C(image) one image of a registry, C(kustomize) manifests that are
+              rendered here from I(sources); for whoever reads the bundle these are a C(manifest).
             type: str
-            choices: [binary, chart, images, image, manifest]
+            choices: [binary, chart, images, image, kustomize, manifest]
             required: true
           name:
             description: Name of the part.
@@ -104,6 +106,41 @@ options:
             description: The component that needs it; empty for what every site needs.
             type: str
             default: ""
+          roots:
+            description: For kind C(kustomize), the folders with kustomizations that are rendered, in the first of I(sources).
+            type: list
+            elements: str
+            default: []
+          sources:
+            description:
+              - For kind C(kustomize), source archives, as Git hosts pack them for a tag. Such an archive has no lasting hash, so that of its
+                files counts.
+              - They are rendered by the bundle's C(bin/kubectl), without the network.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              url:
+                description: Where the tar archive is. Its outermost folder does not count.
+                type: str
+                required: true
+              folders:
+                description: Folders that are needed of it.
+                type: list
+                elements: str
+                required: true
+              hash:
+                description: Hash of the files in I(folders), C(h1:...) as Go's dirhash makes it.
+                type: str
+                required: true
+              remote:
+                description: The address by which kustomizations of other sources refer to this one, without the folder.
+                type: str
+                default: ""
+              ref:
+                description: The version at which they do.
+                type: str
+                default: ""
       unpinned:
         description: >-
           Images whose digests nobody publishes, so that they are not in the bundle: nodes get them from their registry. Named in a
@@ -187,10 +224,15 @@ from ansible.module_utils.slipway.bundle import MANIFEST, Stamp, default_stamp, 
 from ansible.module_utils.slipway.bundle_fill import Artifact, Filler, write_manifest
 from ansible.module_utils.slipway.download import Transfer
 from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.kustomize_sources import Source
 
 _ARTIFACT_SPEC: dict[str, dict[str, Any]] = {
     "path": {"type": "str", "required": True},
-    "kind": {"type": "str", "required": True, "choices": ["binary", "chart", "images", "image", "manifest"]},
+    "kind": {
+        "type": "str",
+        "required": True,
+        "choices": ["binary", "chart", "images", "image", "kustomize", "manifest"],
+    },
     "name": {"type": "str", "required": True},
     "version": {"type": "str", "default": ""},
     "url": {"type": "str", "default": ""},
@@ -202,6 +244,19 @@ _ARTIFACT_SPEC: dict[str, dict[str, Any]] = {
     "digest": {"type": "str", "default": ""},
     "images": {"type": "list", "elements": "str", "default": []},
     "component": {"type": "str", "default": ""},
+    "roots": {"type": "list", "elements": "str", "default": []},
+    "sources": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "url": {"type": "str", "required": True},
+            "folders": {"type": "list", "elements": "str", "required": True},
+            "hash": {"type": "str", "required": True},
+            "remote": {"type": "str", "default": ""},
+            "ref": {"type": "str", "default": ""},
+        },
+    },
 }
 _UNPINNED_SPEC: dict[str, dict[str, Any]] = {
     "image": {"type": "str", "required": True},
@@ -213,7 +268,11 @@ def fill(params: dict[str, Any], bundle: Path, stamp: Stamp, check: bool) -> dic
     """`state: present`; the module's result. Raises SlipwayError."""
     release = params["release"]
     artifacts = [
-        Artifact(**{**item, "images": tuple(item["images"])})
+        Artifact(
+            **item
+            | {key: tuple(item[key]) for key in ("images", "roots")}
+            | {"sources": tuple(Source.of(source) for source in item["sources"])}
+        )
         for item in release["artifacts"]
         if item["component"] in ("", *params["components"])
     ]

@@ -256,7 +256,7 @@ def traces(site: Site, words: tuple[str, ...]) -> list[str]:
     for scope, namespaced in (([], "false"), (["-n", "kube-system"], "true")):
         kinds = names("api-resources", "--verbs=list,delete", f"--namespaced={namespaced}")
         found += names("get", ",".join(kinds), *scope)
-    # Kinds stay on purpose, with the API's own note of each group of them, and so does the volume of the repository. Events tell
+    # Kinds stay on purpose, with the API's own note of each group of them, and so do the volumes of repository and database. Events tell
     # of what was, until they expire.
     kept = ("customresourcedefinition", "apiservice.apiregistration.k8s.io/v1", "persistentvolume/", "event")
     return [name for name in found if not name.startswith(kept) and any(word in name for word in words)]

@@ -17,6 +17,7 @@ from ansible.module_utils.slipway.bundle import MANIFEST, SCHEMA, Stamp, is_insi
 from ansible.module_utils.slipway.download import Transfer, published_sha256
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.files import write_atomically
+from ansible.module_utils.slipway.kustomize_sources import Source, Workshop
 
 # Runs a command and returns its exit status and its output: replaced in tests.
 Runner = Callable[[Sequence[str]], tuple[int, str]]
@@ -35,7 +36,10 @@ def run_command(command: Sequence[str]) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file of a bundle and where it comes from: `url`, or for kind `image` the reference `image` at `digest`."""
+    """One file of a bundle and where it comes from.
+
+    That is `url`; for kind `image` the reference `image` at `digest`; for kind `kustomize` the folders `roots` of the first of `sources`.
+    """
 
     path: str
     kind: str
@@ -50,12 +54,16 @@ class Artifact:
     digest: str = ""
     images: tuple[str, ...] = field(default=())
     component: str = ""
+    roots: tuple[str, ...] = field(default=())
+    sources: tuple[Source, ...] = field(default=())
 
     @property
     def source(self) -> str:
         """Text that is equal for artifacts that are made from the same thing in the same way."""
         if self.kind == "image":
             return f"{self.image}@{self.digest}"
+        if self.kind == "kustomize":
+            return " ".join([*self.roots, *(f"{each.url} {each.hash} {each.ref}" for each in self.sources)])
         return " ".join((self.url, self.sha256, self.checksum_url, self.checksum_name, self.member)).rstrip()
 
     def faults(self) -> list[str]:
@@ -66,6 +74,9 @@ class Artifact:
                 found.append("image is missing")
             if not self.digest.startswith("sha256:") or len(self.digest) != 71:
                 found.append("digest must be sha256:<64 hex digits>; a tag alone can change")
+        elif self.kind == "kustomize":
+            found += [f"{key} is missing" for key in ("roots", "sources") if not getattr(self, key)]
+            found += [fault for each in self.sources for fault in each.faults()]
         else:
             if not self.url:
                 found.append("url is missing")
@@ -116,8 +127,12 @@ class Filler:
                 return f"{artifact.path}: {error}"
             return ""
 
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            failures = [line for line in pool.map(attempt, due) if line]
+        failures: list[str] = []
+        # What is rendered needs the bundle's own kubectl, so it comes last.
+        for rendered in (False, True):
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                now = [artifact for artifact in due if (artifact.kind == "kustomize") == rendered]
+                failures += [line for line in pool.map(attempt, now) if line]
         self.stamp.save()
         if failures:
             raise SlipwayError("not fetched (run it again to resume):\n" + "\n".join(failures))
@@ -128,6 +143,8 @@ class Filler:
         file.parent.mkdir(parents=True, exist_ok=True)
         if artifact.kind == "image":
             self._copy_image(artifact, file)
+        elif artifact.kind == "kustomize":
+            self._render(artifact, file)
         else:
             name = artifact.checksum_name or artifact.url.rsplit("/", 1)[-1]
             sha256 = artifact.sha256 or published_sha256(
@@ -157,6 +174,17 @@ class Filler:
             raise SlipwayError(f"{artifact.image}: skopeo ended with {status}: {output.strip()[-500:]}")
         part.replace(file)
 
+    def _render(self, artifact: Artifact, file: Path) -> None:
+        """Render kustomizations of source archives, which are fetched for this only."""
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as name:
+            folder = Path(name)
+            workshop = Workshop(folder / "work")
+            for number, source in enumerate(artifact.sources):
+                archive = folder / f"{number}.tar.gz"
+                self.transfer.unverified(source.url, archive)
+                workshop.unpack(source, archive)
+            write_atomically(file, workshop.render(str(self.bundle / "bin/kubectl"), artifact.roots))
+
     def manifest(self, release: Mapping[str, Any], artifacts: Sequence[Artifact], origin: str) -> dict[str, Any]:
         """The manifest of a filled bundle; hashes and sizes are those of the files as they lie there."""
         entries: list[dict[str, Any]] = []
@@ -168,6 +196,8 @@ class Filler:
             if artifact.kind == "image":
                 # Whoever imports archives need not know how they came here.
                 entry |= {"kind": "images", "images": [artifact.image], "digest": artifact.digest}
+            elif artifact.kind == "kustomize":
+                entry["kind"] = "manifest"
             elif artifact.images:
                 entry["images"] = list(artifact.images)
             entries.append(entry | {"sha256": self.stamp.sha256(file), "size": file.stat().st_size})

@@ -38,12 +38,18 @@ def render(kubectl: str, base: str, kustomization: Mapping[str, Any], timeout: f
         copy = Path(folder) / source.name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
         (Path(folder) / "kustomization.yaml").write_text(json.dumps({**kustomization, "resources": [source.name]}))
-        try:
-            done = subprocess.run(
-                [kubectl, "kustomize", folder], capture_output=True, text=True, check=False, timeout=timeout
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SlipwayError(f"{kubectl} kustomize: {error}") from error
+        text = build(kubectl, folder, f"the overlay of {source.name}", timeout)
+    return [item for item in yaml.load_all(text, Loader=LOADER) if item]
+
+
+def build(kubectl: str, folder: str, what: str, timeout: float = 60) -> str:
+    """The manifests that the kustomization in `folder` makes. Raises SlipwayError that names `what`."""
+    try:
+        done = subprocess.run(
+            [kubectl, "kustomize", folder], capture_output=True, text=True, check=False, timeout=timeout
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlipwayError(f"{kubectl} kustomize: {error}") from error
     if done.returncode != 0:
-        raise SlipwayError(f"kustomize refuses the overlay of {source.name}: {done.stderr.strip()}")
-    return [item for item in yaml.load_all(done.stdout, Loader=LOADER) if item]
+        raise SlipwayError(f"kustomize refuses {what}: {done.stderr.strip()}")
+    return done.stdout

@@ -34,8 +34,9 @@ def serve_release(releases: Releases) -> dict[str, Any]:
     release: dict[str, Any] = yaml.safe_load((PROJECT / "playbooks/group_vars/all/release.yml").read_text())[
         "slipway_release"
     ]
-    # Images come by skopeo, which needs a registry; test_bundle has them.
-    release["artifacts"] = [artifact for artifact in release["artifacts"] if artifact["kind"] != "image"]
+    # Images come by skopeo, which needs a registry, and what is rendered needs a real kubectl; test_bundle and test_kustomize_sources
+    # have them.
+    release["artifacts"] = [item for item in release["artifacts"] if item["kind"] not in ("image", "kustomize")]
     for artifact in release["artifacts"]:
         data = PROGRAM
         if "member" in artifact:

@@ -205,6 +205,12 @@ def test_every_container_and_variable_is_upstreams(variables: Variables) -> None
             assert named - ours.get(name, set()) <= set(containers[container["name"]]["env"]), name
 
 
+def test_every_waiting_container_is_upstreams() -> None:
+    """An init container that upstream does not have would be one without an image."""
+    for workload, (deployment, _) in overlay.WORKLOADS.items():
+        assert set(overlay.WAITS.get(workload, ())) == set(recorded("Deployment")[deployment]["initContainers"])
+
+
 def test_what_is_left_is_what_runs() -> None:
     """Whatever upstream adds must be looked at: it is ours, or it is removed."""
     kept = {kind: set(recorded(kind)) - set(overlay.REMOVED[kind]) for kind in overlay.REMOVED}
