@@ -18,6 +18,7 @@ ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from .argocd import argo, argocd_installed  # noqa: E402, F401
 from .front_door import ca_option, front_door  # noqa: E402, F401
 from .git import git  # noqa: E402, F401
+from .model_service import dev_service, picture, prod_service  # noqa: E402, F401
 from .site import Epos, Site, Store  # noqa: E402
 from .training import is_current, read_record, train  # noqa: E402
 
