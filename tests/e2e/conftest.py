@@ -19,6 +19,7 @@ ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from .argocd import argo, argocd_installed  # noqa: E402, F401
 from .front_door import ca_option, front_door  # noqa: E402, F401
 from .git import git  # noqa: E402, F401
+from .model_service import dev_service, picture, prod_service  # noqa: E402, F401
 from .pipelines import Pipelines  # noqa: E402
 from .report import Recorder  # noqa: E402
 from .site import Epos, Site, Store  # noqa: E402

@@ -280,6 +280,11 @@ def test_large_uploads_are_refused_and_the_answer_arrives(running: Running) -> N
     assert (status, answer["detail"]) == (413, "body: is larger than 16 MiB")
     status, answer, _ = running.ask("POST", "/v1/predict", body=iter([data[: 1 << 20]] * 17), headers=kind)
     assert (status, answer["detail"]) == (413, "body: is larger than 16 MiB")
+    # Nobody reads what is larger than anything a person would send.
+    with socket.create_connection(("127.0.0.1", running.port)) as stream:
+        stream.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+        stream.settimeout(10)
+        assert stream.recv(100).startswith(b"HTTP/1.1 413 ")
     running.await_empty()
     # The limit itself is let in, and found to be no image.
     status, answer, _ = running.ask("POST", "/v1/predict?camera=1,1,1,1", body=data[:-1], headers=kind)

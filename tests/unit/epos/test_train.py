@@ -224,15 +224,15 @@ def test_a_damaged_model_is_refused(trained: tuple[Path, str], tmp_path: Path, n
 def test_a_machine_that_computes_differently_is_noticed(
     trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from epos import network
+    from epos import model, network
 
-    apply = network.apply
+    run = model._run
 
     def shifted(*args: object) -> network.Outputs:
-        out = apply(*args)  # type: ignore[arg-type]
+        out = run(*args)
         return out._replace(fragments=out.fragments + 0.01)
 
-    monkeypatch.setattr(network, "apply", shifted)
+    monkeypatch.setattr(model, "_run", shifted)
     with pytest.raises(EposError, match=r"fragments differ by 0\.01"):
         load(trained[0])
 

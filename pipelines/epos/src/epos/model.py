@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ _SCHEMA = 1
 _PROBE_TOLERANCE = 1e-3  # Of logits and locations, between machines; measured differences are about 1e-5.
 
 
+# Compiled once for all models of the same shape.
+@partial(jax.jit, static_argnums=2)
+def _run(params: network.Params, images: jax.Array, count: int) -> network.Outputs:
+    # GPUs multiply with fewer digits unless told not to; a model shall predict the same on every machine.
+    with jax.default_matmul_precision("float32"):
+        return network.apply(params, images.astype(jnp.float32) / 255, count)
+
+
 class Model:
     """A trained network with all that predictions need.
 
@@ -41,21 +49,9 @@ class Model:
     ) -> None:
         self.params, self.config, self.fragments, self.canvas = params, config, fragments, canvas
 
-    @cached_property
-    def _apply(self) -> Any:
-        count = len(self.fragments.obj_ids)
-
-        @jax.jit
-        def run(params: network.Params, images: jax.Array) -> network.Outputs:
-            # GPUs multiply with fewer digits unless told not to; a model shall predict the same on every machine.
-            with jax.default_matmul_precision("float32"):
-                return network.apply(params, images.astype(jnp.float32) / 255, count)
-
-        return partial(run, self.params)
-
     def outputs(self, image: np.ndarray) -> network.Outputs:
         """The network's output for one (H, W, 3) uint8 canvas, without the batch axis, as numpy arrays."""
-        return network.Outputs(*(np.asarray(o)[0] for o in self._apply(image[None])))
+        return network.Outputs(*(np.asarray(o)[0] for o in _run(self.params, image[None], len(self.fragments.obj_ids))))
 
     def predict(
         self, image: np.ndarray, camera: np.ndarray, wanted: dict[int, int] | None, config: PoseConfig

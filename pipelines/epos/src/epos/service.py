@@ -50,6 +50,8 @@ MAX_IMAGES = 16  # of a batch
 MAX_PIXELS = 25_000_000  # of an image
 MAX_REQUESTS = 16  # that are received, wait or are computed
 UPLOAD_TIMEOUT = 30.0  # s
+# What is too large is taken all the same, and forgotten: a proxy that cannot get rid of a body does not wait for the answer.
+_MAX_DISCARDED = 4 * MAX_UPLOAD  # bytes
 # How long requests that have begun may take to end when the service stops.
 FINISH_TIMEOUT = 30  # s
 # Traefik closes idle connections after 90 s; who closes first must not be the one who gets requests.
@@ -647,7 +649,7 @@ async def _body(receive: Callable[[], Awaitable[Message]], declared: str) -> byt
         _Gone: the connection ended before.
     """
     large = Refused(413, "body", f"is larger than {MAX_UPLOAD >> 20} MiB")
-    if declared.isdigit() and int(declared) > MAX_UPLOAD:
+    if declared.isdigit() and int(declared) > _MAX_DISCARDED:
         raise large
     chunks: list[bytes] = []
     size = 0
@@ -657,11 +659,17 @@ async def _body(receive: Callable[[], Awaitable[Message]], declared: str) -> byt
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _Gone
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if size > MAX_UPLOAD:
+                data = message.get("body", b"")
+                size += len(data)
+                if size <= MAX_UPLOAD:
+                    chunks.append(data)
+                else:
+                    chunks.clear()
+                if size > _MAX_DISCARDED:
                     raise large
                 if not message.get("more_body", False):
+                    if size > MAX_UPLOAD:
+                        raise large
                     return b"".join(chunks)
     except TimeoutError as error:
         raise Refused(408, "body", f"did not arrive within {UPLOAD_TIMEOUT:.0f} s") from error
