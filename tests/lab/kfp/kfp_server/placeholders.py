@@ -53,15 +53,13 @@ def resolve(arguments: list[str], inputs: Json, defaults: Json, outputs: Json) -
     what the driver wrote, but not in what the launcher adds.
     """
     complete = {**inputs, "parameters": {**defaults, **inputs["parameters"]}}
-    whole = dump(executor_input(complete, outputs))
-    names = _launcher_names(complete, outputs)
-    resolved: list[str] = []
-    for argument in _driver(arguments, inputs["parameters"], complete["parameters"]):
-        filled = argument.replace("{{$}}", _escaped(whole))
-        for name, value in names.items():
-            filled = filled.replace(name, _escaped(value))
-        resolved.append(filled)
-    return resolved
+    names = {"{{$}}": dump(executor_input(complete, outputs)), **_launcher_names(complete, outputs)}
+    # What is filled in may hold further names.
+    values = {name: _replaced(value, names) for name, value in names.items()}
+    escaped = {name: value.replace("$", "$$") for name, value in values.items()}
+    return [
+        _replaced(argument, escaped) for argument in _driver(arguments, inputs["parameters"], complete["parameters"])
+    ]
 
 
 def parameter(template: str, values: Json) -> str:
@@ -119,9 +117,10 @@ def _launcher_names(inputs: Json, outputs: Json) -> dict[str, str]:
     return names
 
 
-def _escaped(value: str) -> str:
-    """A text that Kubernetes hands on as it is."""
-    return value.replace("$", "$$")
+def _replaced(text: str, names: dict[str, str]) -> str:
+    for name, value in names.items():
+        text = text.replace(name, value)
+    return text
 
 
 def _without_empty(message: Json) -> Json:

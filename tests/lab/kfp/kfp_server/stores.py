@@ -55,11 +55,12 @@ def session(config: Mapping[str, str], root: str) -> Json:
     found: Json = dict(provider.get("default") or {})
     for override in provider.get("overrides") or provider.get("Overrides") or []:
         if override.get("bucketName") == bucket and f"{key}/".startswith(override.get("keyPrefix", "")):
-            found.update(override)
+            found.update({key: override[key] for key in ("endpoint", "region", "disableSSL") if key in override})
+            found["credentials"] = override.get("credentials")
             break
     credentials = found.pop("credentials", None)
     if credentials is None:
-        raise StoreError(f"ConfigMap kfp-launcher: providers: {scheme}.default.credentials is missing")
+        raise StoreError(f"ConfigMap kfp-launcher: providers: {scheme}: credentials are missing")
     if credentials.get("fromEnv"):
         return found
     return {**found, **credentials.get("secretRef", {})}

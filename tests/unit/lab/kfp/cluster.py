@@ -20,6 +20,7 @@ from tests.lab.kfp.kfp_server.store import Run, Store, Task
 from tests.unit.lab.kfp import memory
 
 Json = dict[str, Any]
+Objects = list[Json]
 
 COMPILED = Path(__file__).parent / "compiled"
 
@@ -61,7 +62,7 @@ class Cluster:
         found = self.objects.get((kind, name))
         return json.loads(json.dumps(found)) if found else None
 
-    def list(self, kind: str, selector: str) -> list[Json]:
+    def list(self, kind: str, selector: str) -> Objects:
         self._answer()
         self.lists += 1
         runs = selector.partition("pipeline/runid in (")[2].rstrip(")").split(",")
@@ -104,7 +105,7 @@ class Cluster:
 
     # Its life
 
-    def pods(self) -> list[Json]:
+    def pods(self) -> Objects:
         """All pods that are there."""
         return [found for (kind, _), found in self.objects.items() if kind == "pods"]
 

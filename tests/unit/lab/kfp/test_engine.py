@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab.kfp.kfp_server import pods
 from tests.lab.kfp.kfp_server.drive import Limits
+from tests.lab.kfp.kfp_server.store import Unavailable
 from tests.unit.lab.kfp.cluster import World, orders
 
 SUCCEEDED, FAILED, SKIPPED, OMITTED, RUNNING = "SUCCEEDED", "FAILED", "SKIPPED", "OMITTED", "RUNNING"
@@ -471,6 +472,48 @@ def test_the_api_is_away(world: World) -> None:
     assert set(world.cluster.started.values()) == {1}
 
 
+def test_the_database_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked less and less often, and then everything goes on."""
+    run = world.submit("happy")
+    asked = 0
+
+    def away(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise Unavailable("gone")
+
+    for _ in range(3):
+        world.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "leads", away)
+        for _ in range(100):
+            world.step()
+    assert 3 < asked < 15
+    assert world.finish(run, 90).state == SUCCEEDED
+    assert set(world.cluster.started.values()) == {1}
+
+
+def test_only_one_drives(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process waits for the lock of the first."""
+    run = world.submit("happy")
+    monkeypatch.setattr(world.store, "leads", lambda: False)
+    for _ in range(3):
+        world.step()
+    assert world.run(run).state == "PENDING" and not world.cluster.lists
+
+
+def test_the_pipelines_own_time_limit(world: World) -> None:
+    """A run that takes longer ends as a terminated one does, without CANCELING."""
+    run = world.submit("cached")
+    world.store.remove_run(run.run_id)
+    run.platform_spec = {"platforms": {"kubernetes": {"pipelineConfig": {"activeDeadlineSeconds": 20}}}}
+    world.store.add_run(run)
+    world.cluster.fates = {"root.make": ["forever"]}
+    ended = world.finish(run)
+    assert history(ended) == ["PENDING", "RUNNING", "FAILED"]
+    assert world.states(run)["make"] == FAILED
+
+
 def test_pods_of_deleted_and_old_runs_go(world: World) -> None:
     """At once, and after a day; others keep their logs."""
     world.cluster.fates = {"root.make": ["forever"]}
@@ -548,7 +591,7 @@ class MortalWorld(World):
         """A new process on the same store and cluster."""
         engine = super().new_engine()
         engine._store = Mortal(self.store, self.fate)  # type: ignore[assignment]
-        engine._kube = Mortal(self.cluster, self.fate)  # type: ignore[assignment]
+        engine._kube = Mortal(self.cluster, self.fate)
         return engine
 
     def step(self) -> None:
