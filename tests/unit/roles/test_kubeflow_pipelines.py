@@ -328,6 +328,7 @@ def test_whose_credential_runs_commit_with(variables: Variables) -> None:
     }
     assert sources["plain"] == [("git-pipeline", "git-users")]
     assert sources["external"] == [("git-pipeline", "git-external")]
+    assert variables("external")["mirrors"][1]["taken"] == {"username": "username", "password": "password"}
     assert sources["keys"] == sources["readers"] == sources["without git"] == []
 
 
