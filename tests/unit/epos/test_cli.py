@@ -15,7 +15,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("render", "validate", "fragments", "train", "evaluate", "predict", "export", "push", "pull", "run"):
+    for verb in ("render", "validate", "fragments", "train", "evaluate", "predict", "export", "push", "pull", "run",
+                 "listen", "deploy"):  # fmt: skip
         with pytest.raises(SystemExit) as caught:
             main([verb, "--help"])
         assert caught.value.code == 0
@@ -48,13 +49,20 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "--model", "m", "--image", "i"], "--image needs --camera"),
         (["predict", "--model", "m", "--image", "i", "--camera", "1,2"], "expected fx,fy,cx,cy"),
         (["push", "folder", "bucket/prefix"], "is not of the form s3://bucket/prefix"),
+        (["listen", "--models", "m"], "the following arguments are required: --serve"),
+        (["listen", "--models", "m", "--serve", "aa=x"], "--serve: 'aa=x': the weight is no whole number from 0"),
+        (["listen", "--models", "m", "--serve", "aa=0"], "--serve: no version has a weight above 0"),
+        (
+            ["deploy", "--repository", "http://git.git/platform.git", "--environment", "dev", "--serve", "aa"],
+            "environment: GIT_USERNAME, GIT_PASSWORD not set",
+        ),
         (["pull", "s3://bucket/prefix", "folder"], "S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY not set"),
     ],
 )
 def test_wrong_usage_exits_2_with_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+    for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GIT_USERNAME", "GIT_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
     assert main(arguments) == 2
     error = capsys.readouterr().err

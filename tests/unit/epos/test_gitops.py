@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from epos import cli
 from epos.errors import EposError, UsageError
 from epos.gitops import Application, Repository, Share, deploy, release_message, serve
 from epos.repository import Moved, Unreachable
@@ -214,6 +216,23 @@ def test_a_canary_changes_the_shares_only(platform: Service) -> None:
     assert serve(url(platform), "pipeline", PASSWORD, "dev", [Share(OLD, 90), Share(NEW, 10)]) == commit
     with pytest.raises(UsageError, match="'stage' is none of the environments dev, prod"):
         serve(url(platform), "pipeline", PASSWORD, "stage", [Share(OLD)])
+
+
+def test_a_person_deploys_by_the_command_line(
+    platform: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring(platform, application(OLD))
+    monkeypatch.setenv("GIT_USERNAME", "pipeline")
+    monkeypatch.setenv("GIT_PASSWORD", PASSWORD)
+    words = ["deploy", "--repository", url(platform), "--serve", f"{OLD}=90", "--serve", f"{NEW}=10"]
+    assert cli.main([*words, "--environment", "prod", "--reason", "Let us see."]) == 0
+    assert json.loads(capsys.readouterr().out) == {"commit": main(platform)}
+    assert f"--serve={NEW}=10}}" in show(platform, "apps/epos/prod/serving.yaml")
+    body = platform.git("log", "-1", "--format=%b", cwd=platform.repository).stdout.strip()
+    assert body == "Let us see."
+    monkeypatch.setenv("GIT_PASSWORD", "other")
+    assert cli.main([*words, "--environment", "dev"]) == 1
+    assert "login refused: user pipeline" in capsys.readouterr().err
 
 
 def test_an_empty_repository_is_named(guarded: Service) -> None:  # noqa: F811
