@@ -134,6 +134,14 @@ def test_administrators_count_more(pod: dict[str, Any]) -> None:
         }
     )
     assert site == pods.Site("io:1", publish_logs=False, run_as={"runAsUser": 2000, "runAsNonRoot": True})
+    world = World(site=site)
+    world.finish(world.submit("site"))
+    spec = world.cluster.pods_made[0]["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        security = container["securityContext"]
+        assert security["runAsUser"] == 2000 and security["runAsNonRoot"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+    assert orders(world.cluster.pods_made[0])["artifacts"] == {}
 
 
 @pytest.mark.parametrize(
