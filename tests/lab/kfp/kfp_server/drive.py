@@ -175,7 +175,9 @@ class Drive:
                 self._provision(node, task)
         except CAUSES as error:
             node.state, node.message = FAILED, str(error)
-        self._show(node, f"{_display(node)}-driver", FAILED if node.state == FAILED else SUCCEEDED)
+        if node.kind in ("dag", "loop", "container"):
+            driver = "iteration" if node.kind == "loop" else _display(node)
+            self._show(node, f"{driver}-driver", FAILED if node.state == FAILED else SUCCEEDED)
         self._save(node)
         return node
 

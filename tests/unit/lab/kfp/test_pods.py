@@ -53,7 +53,7 @@ def test_its_environment(main: dict[str, Any]) -> None:
     """Values, Secrets by a parameter of the pipeline, ConfigMaps, fields of the pod."""
     environment = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in main["env"]}
     assert environment["LEVEL"] == "info"
-    assert environment["PASSWORD"] == {"secretKeyRef": {"name": "chosen", "key": "password", "optional": False}}
+    assert environment["PASSWORD"] == {"secretKeyRef": {"name": "chosen", "key": "word", "optional": False}}
     assert environment["SETTING"] == {"configMapKeyRef": {"name": "settings", "key": "level", "optional": False}}
     assert environment["NODE"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
     assert "KFP_RETRY_INDEX" not in environment
