@@ -60,6 +60,8 @@ class Drive:
         self._pods = found
         self._clock = clock
         self._limits = limits
+        # Whether pods were made: the list is out of date then.
+        self.touched = False
         self._tree = Tree(run, Pipeline(run.pipeline_spec, run.platform_spec))
         self._rows = {row.task_id: row for row in store.tasks(run.run_id)}
         self._written = {task_id: _content(row) for task_id, row in self._rows.items()}
@@ -173,7 +175,9 @@ class Drive:
                 self._provision(node, task)
         except CAUSES as error:
             node.state, node.message = FAILED, str(error)
-        self._show(node, f"{_display(node)}-driver", FAILED if node.state == FAILED else SUCCEEDED)
+        if node.kind in ("dag", "loop", "container"):
+            driver = "iteration" if node.kind == "loop" else _display(node)
+            self._show(node, f"{driver}-driver", FAILED if node.state == FAILED else SUCCEEDED)
         self._save(node)
         return node
 
@@ -283,6 +287,7 @@ class Drive:
     def _create(self, node: Node) -> None:
         try:
             body = pods.build(self._tree, node, self._site)
+            self.touched = True
             self._kube.create("pods", body)
         except CAUSES as error:
             node.state, node.message = FAILED, str(error)
@@ -290,8 +295,8 @@ class Drive:
         except KubeError as error:
             if error.passing:
                 raise
-            if error.status == 403:
-                # A quota that is used up, for example: others may free it.
+            if error.status == 403 and "quota" in str(error):
+                # Others may free some of it.
                 self._wait(node, Outcome("stuck", str(error)), "")
                 return
             if error.status != 409:

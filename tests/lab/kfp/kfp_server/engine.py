@@ -108,8 +108,10 @@ class Engine:
             raise trouble
 
     def _drive(self, run: Run, found: Mapping[str, Json]) -> None:
+        drive: Drive | None = None
         try:
-            Drive(self._store, self._kube, self._site, run, found, self._clock, self._limits).step()
+            drive = Drive(self._store, self._kube, self._site, run, found, self._clock, self._limits)
+            drive.step()
         except (Unavailable, KubeError):
             raise
         except CAUSES as error:
@@ -118,6 +120,9 @@ class Engine:
             # A fault of the stand-in must not leave the run as it is for ever.
             log.exception("run %s", run.run_id)
             self._fail(run, f"fault of the stand-in: {type(error).__name__}: {error}")
+        finally:
+            if drive is not None and drive.touched:
+                self._news.set()
 
     def _fail(self, run: Run, message: str) -> None:
         log.error("run %s cannot go on: %s", run.run_id, message)

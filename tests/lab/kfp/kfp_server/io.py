@@ -21,7 +21,7 @@ from typing import Any
 
 from . import placeholders, stores
 from .kube import KubeClient, KubeError
-from .pods import LOGS, REPORT_ANNOTATION
+from .pods import LOGS, REPORT_ANNOTATION, SHARED
 from .values import dump, from_text, normal
 
 Json = dict[str, Any]
@@ -77,6 +77,8 @@ def prepare(task: Json, kube: KubeClient) -> None:
     os.umask(0)
     clients = Stores(kube, task["root"], task["session"])
     for artifact in task["inputs"]:
+        if artifact["uri"].startswith("oci://"):
+            raise TaskError(f"{artifact['uri']}: artifacts in images are not part of the stand-in")
         path = placeholders.artifact_path(artifact)
         if path is None:
             log.warning(
@@ -149,6 +151,11 @@ def _collect(task: Json) -> Json:
     for name, artifact in task["artifacts"].items():
         listed = (said.get("artifacts") or {}).get(name, {}).get("artifacts") or [{}]
         merged = {**artifact, **{key: listed[0][key] for key in ("uri", "customPath") if listed[0].get(key)}}
+        custom = merged.get("customPath", "")
+        if custom and not custom.startswith(tuple(f"{folder}/" for folder in SHARED.values())):
+            raise TaskError(
+                f"output artifact {name} is at {custom}: the stand-in reaches {', '.join(SHARED.values())} only"
+            )
         merged["metadata"] = {**artifact.get("metadata", {}), **(listed[0].get("metadata") or {})}
         artifacts[name] = merged
     return {"parameters": normal(parameters), "artifacts": artifacts}

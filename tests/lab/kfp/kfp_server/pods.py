@@ -215,7 +215,7 @@ class _Builder:
                 "command": ["python3", "-m", "kfp_server", "io", part],
                 "env": given,
                 "resources": _OUR_RESOURCES,
-                "securityContext": _OURS,
+                "securityContext": self._our_security(),
                 "volumeMounts": [{"name": volume, "mountPath": path} for volume, path in SHARED.items()],
                 "terminationMessagePolicy": "FallbackToLogsOnError",
             }
@@ -276,6 +276,13 @@ class _Builder:
         non_root = {"runAsNonRoot": given["runAsNonRoot"]} if "runAsNonRoot" in given else {}
         # What the administrator set counts more.
         return {**_CONTEXT, **numbers, **non_root, **self._site.run_as}
+
+    def _our_security(self) -> Json:
+        if not self._site.run_as.get("runAsNonRoot"):
+            return _OURS
+        # Nobody may be root: then we are who the component is, as far as that is said.
+        user = {key: value for key, value in self._security().items() if key in ("runAsUser", "runAsGroup")}
+        return {**_CONTEXT, "runAsNonRoot": True, **user}
 
     def _add_volumes(self) -> None:
         def add(volume: str, source: Json, path: str, **more: str) -> None:

@@ -54,6 +54,8 @@ class Cluster:
         self.fates: dict[str, list[str]] = {}
         self.lists = 0
         self.away = False
+        # What the API says to every new pod.
+        self.refusal: KubeError | None = None
 
     # The engine's client
 
@@ -77,6 +79,8 @@ class Cluster:
         self._answer()
         made = json.loads(json.dumps(body))
         key = (kind, made["metadata"]["name"])
+        if kind == "pods" and self.refusal:
+            raise self.refusal
         if key in self.objects:
             raise KubeError(f"{key} exists", 409)
         made["metadata"]["creationTimestamp"] = self.clock.stamp
@@ -205,6 +209,7 @@ class World:
     clock: Clock = field(default_factory=Clock)
     store: Store = field(default_factory=memory.store)
     limits: Limits = field(default_factory=Limits)
+    site: pods.Site = field(default_factory=lambda: pods.Site("standin:1"))
 
     def __post_init__(self) -> None:
         self._submitted = 0
@@ -213,7 +218,7 @@ class World:
 
     def new_engine(self) -> Engine:
         """As after a kill."""
-        return Engine(self.store, self.cluster, pods.Site("standin:1"), self.clock, self.limits)
+        return Engine(self.store, self.cluster, self.site, self.clock, self.limits)
 
     def submit(self, name: str, caching: bool = True, **parameters: Any) -> Run:
         """A new run of a compiled pipeline."""

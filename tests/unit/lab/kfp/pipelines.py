@@ -240,7 +240,7 @@ def site(secret: str = "given", memory: str = "1Gi", level: str = "debug"):
     task.set_cpu_limit("2").set_cpu_request("500m").set_memory_limit(memory).set_env_variable("LEVEL", "info")
     task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
     kubernetes.mount_pvc(task, pvc_name=volume.outputs["name"], mount_path="/scratch", sub_path="a")
-    kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={"password": "PASSWORD"})
+    kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={"word": "PASSWORD"})
     kubernetes.use_secret_as_volume(task, secret_name="keys", mount_path="/keys", optional=True)
     kubernetes.use_config_map_as_env(task, config_map_name="settings", config_map_key_to_env={"level": "SETTING"})
     kubernetes.use_config_map_as_volume(task, config_map_name="settings", mount_path="/settings")

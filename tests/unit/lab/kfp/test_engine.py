@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab.kfp.kfp_server import pods
 from tests.lab.kfp.kfp_server.drive import Limits
+from tests.lab.kfp.kfp_server.kube import KubeError
 from tests.lab.kfp.kfp_server.store import Unavailable
 from tests.unit.lab.kfp.cluster import World, orders
 
@@ -300,6 +301,22 @@ def test_pods_that_do_not_start(status: dict[str, Any], reason: str, limit: int)
     assert not [pod for pod in world.cluster.pods() if not pod["metadata"].get("deletionTimestamp")]
 
 
+def test_pods_that_are_refused(world: World) -> None:
+    """At once the end of the task, with the API's words; only a quota that is used up is waited for."""
+    world.cluster.refusal = KubeError('pods "x" is forbidden: violates PodSecurity', 403)
+    run = world.finish(world.submit("cached"), 3)
+    assert (
+        world.tasks(run)["make"].error["message"] == 'the pod is refused: pods "x" is forbidden: violates PodSecurity'
+    )
+    world.cluster.refusal = KubeError('pods "x" is forbidden: exceeded quota: few', 403)
+    run = world.submit("cached")
+    for _ in range(3):
+        world.step()
+    assert "exceeded quota" in world.tasks(run)["make"].error["message"]
+    world.cluster.refusal = None
+    assert world.finish(run).state == SUCCEEDED
+
+
 def test_a_pod_that_starts_after_all(world: World) -> None:
     """What held it up is no longer shown."""
     world.cluster.fates = {"root.make": ["stuck " + json.dumps(UNSCHEDULABLE)]}
@@ -449,6 +466,20 @@ def test_runs_do_not_wait_for_each_other(world: World) -> None:
         world.step()
         assert world.cluster.lists - lists <= 1
     assert {world.run(run).state for run in runs} == {SUCCEEDED}
+
+
+def test_a_list_that_is_old(world: World) -> None:
+    """While pods are watched they are not listed without need; what the engine made itself is never taken for lost."""
+    world.engine._followed = True
+    run = world.submit("happy")
+    for _ in range(60):
+        world.engine.tick()
+        world.engine.tick()
+        world.cluster.step()
+        world.clock.now += 1
+    assert world.run(run).state == SUCCEEDED
+    assert set(world.cluster.started.values()) == {1}
+    assert world.cluster.lists < 30
 
 
 def test_idle(world: World) -> None:

@@ -126,6 +126,12 @@ def test_objects_that_would_leave_their_folder(bucket: Bucket, tmp_path: Path) -
         io.prepare(task(tmp_path), Kube())  # type: ignore[arg-type]
 
 
+def test_artifacts_in_images(bucket: Bucket, tmp_path: Path) -> None:
+    """Are refused, and not left out."""
+    with pytest.raises(io.TaskError, match="not part of the stand-in"):
+        io.prepare(task(tmp_path, inputs=[{"uri": "oci://registry/model:1"}]), Kube())  # type: ignore[arg-type]
+
+
 def run(tmp_path: Path, orders: Any, exit_code: int = 0, **files: Any) -> Kube:
     """`wait` after a component that wrote these files: rows, words, model and file (the executor output)."""
     io.prepare(orders, Kube())  # type: ignore[arg-type]
@@ -180,12 +186,16 @@ def test_a_component_that_failed(bucket: Bucket, tmp_path: Path) -> None:
     assert list(bucket.objects) == ["root/t/1/executor-logs-0"] and not kube.patches
 
 
+ELSEWHERE = json.dumps({"artifacts": {"model": {"artifacts": [{"customPath": "/home/model"}]}}})
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"rows": "1"}, "failed to read output parameter name=words type=LIST"),
         ({"rows": "many", "words": "[]"}, "'many' is no NUMBER_INTEGER"),
         ({"rows": "1", "words": "[]", "file": "{"}, "failed to unmarshall ExecutorOutput"),
+        ({"rows": "1", "words": "[]", "file": ELSEWHERE}, "output artifact model is at /home/model"),
     ],
 )
 def test_outputs_that_are_wrong(bucket: Bucket, tmp_path: Path, files: dict[str, Any], message: str) -> None:

@@ -53,7 +53,7 @@ def test_its_environment(main: dict[str, Any]) -> None:
     """Values, Secrets by a parameter of the pipeline, ConfigMaps, fields of the pod."""
     environment = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in main["env"]}
     assert environment["LEVEL"] == "info"
-    assert environment["PASSWORD"] == {"secretKeyRef": {"name": "chosen", "key": "password", "optional": False}}
+    assert environment["PASSWORD"] == {"secretKeyRef": {"name": "chosen", "key": "word", "optional": False}}
     assert environment["SETTING"] == {"configMapKeyRef": {"name": "settings", "key": "level", "optional": False}}
     assert environment["NODE"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
     assert "KFP_RETRY_INDEX" not in environment
@@ -134,6 +134,14 @@ def test_administrators_count_more(pod: dict[str, Any]) -> None:
         }
     )
     assert site == pods.Site("io:1", publish_logs=False, run_as={"runAsUser": 2000, "runAsNonRoot": True})
+    world = World(site=site)
+    world.finish(world.submit("site"))
+    spec = world.cluster.pods_made[0]["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        security = container["securityContext"]
+        assert security["runAsUser"] == 2000 and security["runAsNonRoot"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+    assert orders(world.cluster.pods_made[0])["artifacts"] == {}
 
 
 @pytest.mark.parametrize(
