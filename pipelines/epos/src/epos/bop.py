@@ -24,7 +24,7 @@ IMAGE_DIRS = ("rgb", "gray")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MODEL_DIRS = ("models", "models_cad", "models_eval")
 MANIFEST = "manifest.json"
-_ROTATION_TOLERANCE = 1e-2  # BOP's files round rotations to a few decimals.
+ROTATION_TOLERANCE = 1e-2  # BOP's files round rotations to a few decimals.
 _MAX_SYM_DISC_STEP = 0.01  # BOP challenge: step of discretised continuous symmetries, as a fraction of the diameter.
 
 
@@ -85,15 +85,20 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: missing, truncated or no image.
     """
-    return np.asarray(_decode(path).convert("RGB"))
+    return np.asarray(decode(path).convert("RGB"))
 
 
 def read_mask(path: Path) -> np.ndarray:
     """Decodes a mask to (h, w) bool."""
-    return np.asarray(_decode(path).convert("L")) > 0
+    return np.asarray(decode(path).convert("L")) > 0
 
 
-def _decode(path: Path) -> Image.Image:
+def decode(path: Path) -> Image.Image:
+    """Decodes a whole image, of whatever mode.
+
+    Raises:
+        DataError: missing, truncated or no image.
+    """
     try:
         with Image.open(path) as image:
             image.load()
@@ -129,7 +134,7 @@ def check_rotation(path: Path, key: str, value: Any) -> np.ndarray:
         DataError: not orthonormal or a reflection.
     """
     rotation = _numbers(path, key, value, 9).reshape(3, 3)
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         raise DataError(f"{path}: {key}: not a rotation matrix")
     return rotation
 
@@ -251,7 +256,12 @@ class BopDataset:
         return [v for v in views if (v.scene_id, v.im_id) in wanted]
 
 
-def _find_image(scene: Path, im_id: int) -> Path:
+def find_image(scene: Path, im_id: int) -> Path:
+    """The file of an image.
+
+    Raises:
+        DataError: there is none.
+    """
     for folder in IMAGE_DIRS:
         for suffix in IMAGE_SUFFIXES:
             path = scene / folder / f"{im_id:06d}{suffix}"
@@ -279,7 +289,7 @@ def _scene_views(scene: Path, known: set[int], annotated: bool) -> Iterator[View
             _instance(scene, gt_path, key, i, item, infos.get(key), info_path, known)
             for i, item in enumerate(truths.get(key, []))
         )
-        yield View(int(scene.name), int(key), _find_image(scene, int(key)), camera, instances)
+        yield View(int(scene.name), int(key), find_image(scene, int(key)), camera, instances)
 
 
 def _instance(
@@ -372,10 +382,10 @@ def _check_images(views: list[View], expected: tuple[int, int] | None, limit: in
     problems, sizes = [], {}
     for view in views:
         try:
-            sizes[view.path] = _decode(view.path).size
+            sizes[view.path] = decode(view.path).size
             for instance in view.instances:
                 if instance.mask_visib:
-                    sizes[instance.mask_visib] = _decode(instance.mask_visib).size
+                    sizes[instance.mask_visib] = decode(instance.mask_visib).size
         except DataError as error:
             problems.append(str(error))
             if len(problems) >= limit:

@@ -1,4 +1,4 @@
-"""The steps that sub-commands and the Kubernetes Job share."""
+"""What sub-commands, the Kubernetes Job and the pipeline's steps share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from epos import checkpoint, device, plots, store
 from epos import train as training
@@ -15,7 +15,7 @@ from epos.bop import BopDataset, View, data_hash, file_hashes, read_image, valid
 from epos.config import TrainConfig
 from epos.errors import GateError
 from epos.evaluate import evaluate, predict_views, write_results
-from epos.fragments import make_fragments
+from epos.fragments import Fragments, make_fragments
 from epos.group import Group
 from epos.model import Model, export, load
 from epos.peers import ALONE, Peers
@@ -32,12 +32,18 @@ class DataOptions:
         data_dir: its folder.
         train_split, test_split: folders of images to learn from and to hold out.
         models_dir: folder of meshes; None for the first of those BOP names.
+        data_hash: of the whole data set, where the folder holds a part of it; None for what the folder holds.
     """
 
     data_dir: Path
     train_split: str = "train"
     test_split: str = "test"
     models_dir: str | None = None
+    data_hash: str | None = None
+
+    def digest(self) -> str:
+        """Hash of the data set."""
+        return self.data_hash or data_hash(file_hashes(self.data_dir))
 
     def open(self) -> BopDataset:
         """Opens the data set."""
@@ -73,25 +79,37 @@ class RunOptions:
         """What keeps the checkpoints of a run."""
         if self.checkpoints is None:
             return checkpoint.Folder(self.work_dir / "checkpoints", self.keep_checkpoints)
-        return store.Checkpoint(store.connect(), self.checkpoints, f"run-{run[:12]}.npz")
+        return store.Checkpoint.of(store.connect(), self.checkpoints, run)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON text, atomically."""
     checkpoint.write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
-def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> tuple[Path, str] | None:
+def train_model(
+    data: DataOptions,
+    config: TrainConfig,
+    options: RunOptions,
+    fragments: Fragments | None = None,
+    origin: dict[str, Any] | None = None,
+) -> tuple[Path, str] | None:
     """Trains (or goes on training) and exports the model to work_dir/model.
+
+    Args:
+        data, config, options: what, with which parameters and how.
+        fragments: of the objects; by default they are made here.
+        origin: what else its card shall say about where the model comes from.
 
     Returns:
         the model's folder and version; None in a process that only helped the leader to train it.
     """
     device.select(options.device)
     dataset = data.open()
-    digest = data_hash(file_hashes(dataset.root))
+    digest = data.digest()
     run = training.fingerprint(digest, config)
     models = dataset.models()
-    fragments = make_fragments(models, config.num_frags)
+    fragments = fragments or make_fragments(models, config.num_frags)
     views = dataset.views(data.train_split)
     samples = Samples(views, models, fragments, config.image_size, options.cache_mib)
     start = time.monotonic()
@@ -127,6 +145,7 @@ def train_model(data: DataOptions, config: TrainConfig, options: RunOptions) -> 
         "objects": [int(i) for i in fragments.obj_ids],
         "parameters": config.as_dict(),
         "built_with": training.run_info(trained.hardware),
+        **(origin or {}),
     }
     version = export(model, folder, run, card, probe)
     say(f"exported model {version} to {folder}")
@@ -152,7 +171,7 @@ def evaluate_model(
     seconds = time.monotonic() - start
     metrics = {
         "model_version": version,
-        "data_hash": data_hash(file_hashes(dataset.root)),
+        "data_hash": data.digest(),
         "split": data.test_split,
         **evaluate(views, estimates, models),
     }
@@ -162,8 +181,38 @@ def evaluate_model(
     shutil.rmtree(out_dir / "overlays", ignore_errors=True)
     for view, found in list(zip(views, estimates, strict=True))[:overlays]:
         plots.overlay(out_dir / "overlays" / f"{view.scene_id:06d}_{view.im_id:06d}.png", view, found, models)
-    _write_json(out_dir / "metrics.json", metrics)
+    write_json(out_dir / "metrics.json", metrics)
     return metrics
+
+
+class Judgement(NamedTuple):
+    """Whether a model passed the gate, and why."""
+
+    passed: bool
+    reason: str
+
+
+def judge(recall: float, min_recall: float, rival: tuple[str, float] | None = None, min_gain: float = 0.0) -> Judgement:
+    """Compares a recall with the gate and, where there is one, with the model in production.
+
+    Args:
+        recall: of the new model.
+        min_recall: the gate.
+        rival: version and recall of the model in production, on the same images.
+        min_gain: how much better than the rival the new model must be.
+    """
+    found = f"recall {recall:.4f}"
+    if recall < min_recall:
+        return Judgement(False, f"gate not passed: {found} is below {min_recall:.4f}")
+    reason = f"{found} is at least {min_recall:.4f}"
+    if rival is not None:
+        version, other = rival
+        wanted = f"{other:.4f} of model {version} in production" + (f" and {min_gain:+.4f}" if min_gain else "")
+        # Recalls are rounded to four digits; a sum of two of them shall not fail by less.
+        if recall < other + min_gain - 1e-9:
+            return Judgement(False, f"gate not passed: {found} is below {wanted}")
+        reason += f" and at least {wanted}"
+    return Judgement(True, f"gate passed: {reason}")
 
 
 def check_gate(metrics: dict[str, Any], min_recall: float) -> None:
@@ -172,9 +221,10 @@ def check_gate(metrics: dict[str, Any], min_recall: float) -> None:
     Raises:
         GateError: it is lower.
     """
-    if metrics["recall"] < min_recall:
-        raise GateError(f"gate not passed: recall {metrics['recall']:.4f} is below {min_recall:.4f}")
-    say(f"gate passed: recall {metrics['recall']:.4f} is at least {min_recall:.4f}")
+    passed, reason = judge(metrics["recall"], min_recall)
+    if not passed:
+        raise GateError(reason)
+    say(reason)
 
 
 def run_job(
@@ -211,8 +261,8 @@ def run_job(
         return None
     folder, version = trained
     metrics = evaluate_model(folder, data, pose, folder, overlays)
-    metrics = {**metrics, "min_recall": min_recall, "gate_passed": metrics["recall"] >= min_recall}
-    _write_json(folder / "metrics.json", metrics)
+    metrics = {**metrics, "min_recall": min_recall, "gate_passed": judge(metrics["recall"], min_recall).passed}
+    write_json(folder / "metrics.json", metrics)
     try:
         check_gate(metrics, min_recall)
         store.publish(client, folder, target, version, {"metrics": metrics, "data_hash": pulled["data_hash"]})

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +66,14 @@ class Location:
     def key(self, name: str) -> str:
         """Key of a file below the prefix."""
         return f"{self.prefix}/{name}" if self.prefix else name
+
+    def below(self, name: str) -> Location:
+        """A place inside this one."""
+        return Location(self.bucket, self.key(name))
+
+    def beside(self, name: str) -> Location:
+        """A place next to this one, below the same prefix."""
+        return Location(self.bucket, self.prefix.rpartition("/")[0]).below(name)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
@@ -136,6 +144,18 @@ def read_object(client: Client, place: Location, name: str) -> bytes:
                 response.release_conn()
 
 
+def find_object(client: Client, place: Location, name: str) -> bytes | None:
+    """Downloads an object; None when there is none.
+
+    Raises:
+        EposError: access denied, or the server cannot be reached.
+    """
+    try:
+        return read_object(client, place, name)
+    except DataError:
+        return None
+
+
 def write_object(client: Client, place: Location, name: str, data: bytes) -> None:
     """Uploads an object; readers see the old or the new one, never a part.
 
@@ -162,15 +182,19 @@ class Checkpoint:
     place: Location
     name: str
 
+    @classmethod
+    def of(cls, client: Client, place: Location, run: str) -> Checkpoint:
+        """That of a run, by the run's fingerprint."""
+        return cls(client, place, f"run-{run[:12]}.npz")
+
     def load(self) -> dict[str, np.ndarray] | None:
         """The checkpoint, or None when there is none that can be read.
 
         Raises:
             EposError: access denied, or the server cannot be reached.
         """
-        try:
-            data = read_object(self.client, self.place, self.name)
-        except DataError:
+        data = find_object(self.client, self.place, self.name)
+        if data is None:
             return None
         try:
             return load_arrays(io.BytesIO(data))
@@ -214,7 +238,12 @@ def push(client: Client, root: Path, place: Location) -> dict[str, Any]:
     return {"files": len(files), "bytes": sum(f["size"] for f in files.values()), "data_hash": data_hash(files)}
 
 
-def _check_manifest(where: str, text: bytes) -> dict[str, dict[str, Any]]:
+def read_manifest(where: str, text: bytes) -> dict[str, dict[str, Any]]:
+    """Files by name, with hash and size.
+
+    Raises:
+        DataError: it is damaged, or contradicts itself.
+    """
     try:
         value = json.loads(text)
         files: dict[str, dict[str, Any]] = value["files"]
@@ -231,10 +260,27 @@ def _check_manifest(where: str, text: bytes) -> dict[str, dict[str, Any]]:
     return files
 
 
-def pull(client: Client, place: Location, root: Path) -> dict[str, Any]:
-    """Downloads what push() uploaded; afterwards the folder holds exactly the files of the manifest.
+def _everything(_: str) -> bool:
+    return True
+
+
+def pull(
+    client: Client,
+    place: Location,
+    root: Path,
+    manifest: bytes | None = None,
+    wanted: Callable[[str], bool] = _everything,
+) -> dict[str, Any]:
+    """Downloads what push() uploaded; afterwards the folder holds exactly the wanted files of the manifest.
 
     Files that are there with the right hash stay. A folder that pull did not make is left alone.
+
+    Args:
+        client: of the store.
+        place: where push() put it.
+        root: folder to fill.
+        manifest: which content to expect; by default that of the manifest which is there.
+        wanted: which files are needed.
 
     Returns:
         number of files, of downloads, data hash.
@@ -244,8 +290,9 @@ def pull(client: Client, place: Location, root: Path) -> dict[str, Any]:
         UsageError: the folder holds other things.
     """
     where = f"s3://{place.bucket}/{place.key(MANIFEST)}"
-    text = read_object(client, place, MANIFEST)
-    files = _check_manifest(where, text)
+    text = read_object(client, place, MANIFEST) if manifest is None else manifest
+    listed = read_manifest(where, text)
+    files = {name: entry for name, entry in listed.items() if wanted(name)}
     root.mkdir(parents=True, exist_ok=True)
     local = root / MANIFEST
     present = {p.name for p in root.iterdir()} - {"lost+found"}
@@ -273,10 +320,27 @@ def pull(client: Client, place: Location, root: Path) -> dict[str, Any]:
         if not any(folder.iterdir()) and folder.name != "lost+found":
             shutil.rmtree(folder)
     write_atomic(local, text)
-    return {"files": len(files), "downloaded": len(wrong), "data_hash": data_hash(files)}
+    return {"files": len(files), "downloaded": len(wrong), "data_hash": data_hash(listed)}
 
 
-def publish(client: Client, folder: Path, place: Location, version: str, pointer: dict[str, Any]) -> None:
+def write_json(client: Client, place: Location, name: str, value: Any) -> None:
+    """Uploads an object as JSON text."""
+    write_object(client, place, name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def point(client: Client, place: Location, version: str, facts: dict[str, Any]) -> None:
+    """Moves <prefix>/latest.json to a version that is there.
+
+    Args:
+        client: of the store.
+        place: where models live.
+        version: of the model.
+        facts: further content of latest.json.
+    """
+    write_json(client, place, POINTER, {"schema": 1, "version": version, "prefix": f"{place.key(version)}/", **facts})
+
+
+def publish(client: Client, folder: Path, place: Location, version: str, facts: dict[str, Any]) -> None:
     """Uploads a model folder under <prefix>/<version>/ and, as the last single object, moves <prefix>/latest.json.
 
     Args:
@@ -284,20 +348,34 @@ def publish(client: Client, folder: Path, place: Location, version: str, pointer
         folder: model, metrics and pictures.
         place: where models live.
         version: of the model.
-        pointer: further content of latest.json.
+        facts: further content of latest.json.
     """
-    target = Location(place.bucket, place.key(version))
-    push(client, folder, target)
-    value = {"schema": 1, "version": version, "prefix": f"{target.prefix}/", **pointer}
-    write_object(client, place, POINTER, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    push(client, folder, place.below(version))
+    point(client, place, version, facts)
+
+
+def find_pointer(client: Client, place: Location) -> dict[str, Any] | None:
+    """The content of <prefix>/latest.json, which names a version; None before the first release.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    text = find_object(client, place, POINTER)
+    if text is None:
+        return None
+    where = f"s3://{place.bucket}/{place.key(POINTER)}"
+    try:
+        value = json.loads(text)
+        return {**value, "version": str(value["version"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: damaged pointer: {error!r}") from error
 
 
 def pull_latest(client: Client, place: Location, root: Path) -> str:
     """Downloads the model that latest.json points at; returns its version."""
-    where = f"s3://{place.bucket}/{place.key(POINTER)}"
-    try:
-        version = str(json.loads(read_object(client, place, POINTER))["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: damaged pointer: {error!r}") from error
-    pull(client, Location(place.bucket, place.key(version)), root)
+    pointer = find_pointer(client, place)
+    if pointer is None:
+        raise DataError(f"s3://{place.bucket}/{place.key(POINTER)}: missing object")
+    version: str = pointer["version"]
+    pull(client, place.below(version), root)
     return version
