@@ -1,4 +1,4 @@
-"""The training image: the locked Python packages and the epos source, put together by the product's own recipe."""
+"""The training image: the locked Python packages and the pipelines' source, put together by the product's own recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.lab import images, wheels
 from tests.lab.cache import PROJECT, Cache, hash_inputs
 from tests.lab.process import LabError, run
 
-SOURCE = PROJECT / "pipelines/epos/src/epos"
+SOURCES = (PROJECT / "pipelines/epos/src/epos", PROJECT / "pipelines/iris/src/iris")
 RECIPE = PROJECT / "pipelines/epos/image/Containerfile"
 # What the variants of the image compute with; the lab's GPUs are simulated, so its own is the one without CUDA.
 LOCKS = {"cpu": PROJECT / "requirements/pipelines.txt", "cuda": PROJECT / "requirements/pipelines-cuda.txt"}
@@ -42,9 +42,10 @@ def image(variant: str = "cpu") -> images.Built:
 
     def prepare(_: Cache, context: Path) -> None:
         wheels.install(lock, context / "site-packages")
-        shutil.copytree(SOURCE, context / "epos", ignore=shutil.ignore_patterns("__pycache__"))
+        for source in SOURCES:
+            shutil.copytree(source, context / source.name, ignore=shutil.ignore_patterns("__pycache__"))
 
-    files = [lock, RECIPE.parent, SOURCE, Path(__file__), Path(wheels.__file__)]
+    files = [lock, RECIPE.parent, *SOURCES, Path(__file__), Path(wheels.__file__)]
     key = hash_inputs(wheels.PYTHON_VERSION, *wheels.PLATFORMS, files=files)
     name = "epos" if variant == "cpu" else f"epos-{variant}"
     return images.derived(name, images.python(), key, RECIPE, prepare, {"VARIANT": variant})

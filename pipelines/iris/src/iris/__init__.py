@@ -1,0 +1,1 @@
+"""The smallest pipeline: Fisher's irises, classified by multinomial logistic regression."""
