@@ -171,6 +171,22 @@ class Login(TokenCredentialsBase):  # type: ignore[misc]
         config.api_key_prefix["authorization"] = "Basic"
 
 
+class _Client(kfp.Client):  # type: ignore[misc]
+    """The SDK's client with a time limit for every answer; it would wait for one as long as the connection lives."""
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        """The first request, made while the object is made. One try: Server knows better when to try again."""
+        ask = self.healthzs.healthz_service_get_healthz
+        api = ask.__self__.api_client  # That of all requests.
+        call = api.call_api
+
+        def limited(*args: Any, **options: Any) -> Any:
+            return call(*args, **{**options, "_request_timeout": options.get("_request_timeout") or _REQUEST_TIMEOUT})
+
+        api.call_api = limited
+        return ask()
+
+
 class Server:
     """KFP's API, patient with a server that is away for a while.
 
@@ -184,7 +200,7 @@ class Server:
     def __init__(self, host: str, ca: str | None, login: tuple[str, str] | None, away: float) -> None:
         self.host, self.away = host.rstrip("/"), away
         self._client = self._patiently(
-            lambda: kfp.Client(host=self.host, ssl_ca_cert=ca, credentials=Login(*login) if login else None)
+            lambda: _Client(host=self.host, ssl_ca_cert=ca, credentials=Login(*login) if login else None)
         )
 
     def _patiently(self, work: Callable[[], T]) -> T:
@@ -436,20 +452,9 @@ def submit(args: argparse.Namespace, record: dict[str, Any]) -> None:
         raise Failure(f"{error}\nlogs: {logs}") from error
 
 
-def _limit_requests() -> None:
-    """Gives every request of the SDK a time limit; it would wait for an answer as long as the connection lives."""
-    call = kfp_server_api.ApiClient.call_api
-
-    def limited(self: Any, *args: Any, **options: Any) -> Any:
-        return call(self, *args, **{**options, "_request_timeout": options.get("_request_timeout") or _REQUEST_TIMEOUT})
-
-    kfp_server_api.ApiClient.call_api = limited
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
-    _limit_requests()
     record: dict[str, Any] = {}
     args = None
     status, message = 0, ""

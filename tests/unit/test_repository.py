@@ -52,7 +52,11 @@ def test_no_password_is_written_down() -> None:
     pattern = re.compile(
         r"(?i)^\s*[\w-]*(password|secret_?key|root_?password)\s*:\s*['\"]?[A-Za-z0-9]{6,}['\"]?\s*$", re.MULTILINE
     )
+    # A compiled pipeline says which key of a Secret becomes which variable.
+    name = re.compile(r"envVar: \w+\n *secretKey: \w+")
     found = [
-        str(path) for path in tracked() if path.suffix in (".yml", ".yaml", ".j2") and pattern.search(path.read_text())
+        str(path)
+        for path in tracked()
+        if path.suffix in (".yml", ".yaml", ".j2") and pattern.search(name.sub("", path.read_text()))
     ]
     assert found == []

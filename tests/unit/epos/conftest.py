@@ -16,6 +16,8 @@ sys.path.insert(0, str(SOURCE))
 
 from epos.render import RenderConfig, render  # noqa: E402  (the package is found by the line above)
 
+from .fakes import FakeStore  # noqa: E402
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -58,3 +60,8 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def fake() -> FakeStore:
+    return FakeStore()

@@ -26,9 +26,9 @@ from epos.versions import Share, check_shares
 _EPILOG = """\
 exit status: 0 done; 1 error; 2 wrong usage; 3 gate not passed; 4 bad data set or model;
   75 another process of the training was lost or did not come; 143 stopped by SIGTERM
-environment (push, pull, run, listen, step, --checkpoints): S3_ENDPOINT host:port, S3_ACCESS_KEY, S3_SECRET_KEY,
+environment (push, pull, run, step, listen, --checkpoints): S3_ENDPOINT host:port, S3_ACCESS_KEY, S3_SECRET_KEY,
   S3_SECURE true|false (true), S3_CA_FILE PEM file of the authority that signed the server's certificate
-environment (deploy): GIT_USERNAME, GIT_PASSWORD
+environment (deploy, step): GIT_USERNAME, GIT_PASSWORD
 environment (train, run), in each of several processes that train together: JAX_NUM_PROCESSES,
   JAX_PROCESS_ID from 0 (or JOB_COMPLETION_INDEX), JAX_COORDINATOR_ADDRESS host:port of process 0
 """
@@ -287,6 +287,13 @@ def _execute(args: argparse.Namespace, peers: Peers) -> None:
         _deploy(args)
     elif args.verb == "listen":
         _listen(args)
+    elif args.verb == "step":
+        from epos import executor
+        from epos.steps import STEPS
+
+        if args.name not in STEPS:
+            raise UsageError(f"epos step: {args.name!r} is none of {', '.join(STEPS)}")
+        executor.run(STEPS[args.name], args.executor_input)
     elif args.verb == "export":
         import shutil
 

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,6 @@ _METRICS = "metrics.json"
 _CARD = "card.json"
 _SAME_DEGREES, _SAME_DISTANCE = 2.0, 0.01  # Two poses that are called the same: angle, and fraction of the distance.
 _SAME_SHARE = 0.9  # Another CPU may round differently, and RANSAC then choose another of two equally good samples.
-_SERVICE_TIMEOUT = 10.0  # s
 
 
 class Verdict(NamedTuple):
@@ -199,14 +198,14 @@ def train(dataset: Input, fragments: Input, models: str, run_id: str, config: Tr
     }  # fmt: skip
 
 
-def _serving(service: str) -> Any:
-    """What the service says that it serves; None when it cannot be asked, as before the first deployment."""
-    import urllib3
+def _serving(service: str) -> list[dict[str, Any]] | None:
+    """The versions that answer, with their weights; None when nobody does, as before the first deployment."""
+    from epos.service_client import Service
 
     try:
-        answer = urllib3.request("GET", f"{service.rstrip('/')}/v1/model", timeout=_SERVICE_TIMEOUT, retries=False)
-        return answer.json() if answer.status == 200 else None
-    except (urllib3.exceptions.HTTPError, ValueError):
+        return [{n: item[n] for n in ("version", "weight")} for item in Service(service).model()["versions"]]
+    except EposError as error:
+        say(f"nothing is known of what is served: {error}")
         return None
 
 
@@ -386,14 +385,25 @@ def await_rollout(version: str, commit: str, service: str, timeout: int) -> None
     service_client.await_version(service, version, timeout)
 
 
-def _poses(path: Path) -> dict[tuple[int, int], dict[int, list[float]]]:
-    """The first pose of each object in each image of a BOP result file: rotation (9) and translation (3)."""
-    found: dict[tuple[int, int], dict[int, list[float]]] = {}
+_Poses = dict[tuple[int, int], list[float]]
+
+
+def _numbered(poses: Iterable[tuple[int, list[float]]]) -> _Poses:
+    """Poses by object and, where there are several of one, their number in the order in which they were found."""
+    found: _Poses = {}
+    for obj_id, pose in poses:
+        found[obj_id, sum(key[0] == obj_id for key in found)] = pose
+    return found
+
+
+def _results(path: Path) -> dict[tuple[int, int], _Poses]:
+    """The poses, rotation (9) and translation (3), in each image of a BOP result file."""
+    listed: dict[tuple[int, int], list[tuple[int, list[float]]]] = {}
     with path.open() as stream:
         for row in csv.DictReader(stream):
             numbers = [float(value) for value in f"{row['R']} {row['t']}".split()]
-            found.setdefault((int(row["scene_id"]), int(row["im_id"])), {}).setdefault(int(row["obj_id"]), numbers)
-    return found
+            listed.setdefault((int(row["scene_id"]), int(row["im_id"])), []).append((int(row["obj_id"]), numbers))
+    return {image: _numbered(poses) for image, poses in listed.items()}
 
 
 def _same_pose(one: list[float], two: list[float]) -> bool:
@@ -410,7 +420,7 @@ def smoke(dataset: Input, evaluation: Input, version: str, service: str, images:
     """
     from epos import service_client
 
-    expected = _poses(evaluation.path / "predictions.csv")
+    expected = _results(evaluation.path / "predictions.csv")
     asked = same = total = 0
     with _work() as work:
         source = _Dataset(dataset)
@@ -420,12 +430,14 @@ def smoke(dataset: Input, evaluation: Input, version: str, service: str, images:
             if poses is None or asked == images:
                 continue
             asked += 1
-            answer = service_client.predict(service, view.path.read_bytes(), view.camera)
+            camera = [float(value) for value in view.camera[(0, 1, 0, 1), (0, 1, 2, 2)]]
+            wanted = [truth.obj_id for truth in view.instances]
+            answer = service_client.predict(service, view.path.read_bytes(), camera, wanted)
             if answer["model_version"] != version:
                 raise EposError(f"{service}: model {answer['model_version']} answers, expected {version}")
-            found = {p["obj_id"]: [*p["cam_R_m2c"], *p["cam_t_m2c"]] for p in answer["poses"]}
-            total += len(poses)
-            same += sum(obj_id in found and _same_pose(found[obj_id], pose) for obj_id, pose in poses.items())
+            found = _numbered((pose["obj_id"], [*pose["cam_R_m2c"], *pose["cam_t_m2c"]]) for pose in answer["poses"])
+            total += len(poses.keys() | found.keys())
+            same += sum(_same_pose(found[key], poses[key]) for key in poses.keys() & found.keys())
     facts = {"images": asked, "poses": total, "same": same}
     agreement.path.write_text(json.dumps(facts))
     agreement.metadata |= facts
