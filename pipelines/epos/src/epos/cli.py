@@ -276,13 +276,6 @@ def _execute(args: argparse.Namespace, peers: Peers) -> None:
         _emit(args.out, value)
     elif args.verb in ("push", "pull"):
         _transfer(args)
-    elif args.verb == "step":
-        from epos import executor
-        from epos.steps import STEPS
-
-        if args.name not in STEPS:
-            raise UsageError(f"epos step: {args.name!r} is none of {', '.join(STEPS)}")
-        executor.run(STEPS[args.name], args.executor_input)
     elif args.verb == "deploy":
         _deploy(args)
     elif args.verb == "listen":
