@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from tests.lab import argocd, debian, devices, gobuild, images, services, training
+from tests.lab import argocd, debian, devices, gobuild, images, kfp_images, services, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
+from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
 
 RELEASE = PROJECT / "playbooks/group_vars/all/release.yml"
@@ -216,6 +217,8 @@ class Plan:
             *(image.key for image in self.cert_manager),
             self.argocd.key,
             self.services.key,
+            *(image.key for image in kfp_images.members()),
+            kfp_base.text(),
             project_version(),
         ]
         return hash_inputs("bundle", *words, files=[Path(__file__)])
@@ -390,6 +393,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
     with ThreadPoolExecutor(max_workers=1) as beside:
         images_of_ours = (plan.epos, plan.services, plan.gpu_operator)
         epos, own, gpu_operator = (beside.submit(image.archive, cache) for image in images_of_ours)
+        pipelines = beside.submit(kfp_images.archive, cache)
         compile_all(plan.compiled, cache)
         helm, k3s = HELM.build(cache), plan.standin.build(cache)
         plan.standin.test(cache)
@@ -398,7 +402,9 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
         chart, gpu_chart, cert_manager_chart = plan.chart(cache), plan.gpu_chart(cache), plan.cert_manager_chart(cache)
         cert_manager = archive(cache, "cert-manager", plan.cert_manager)
         argocd_archive, argocd_manifests = plan.argocd.archive(cache), argocd.manifests(cache)
+        kfp_manifests = kfp_images.manifests(cache)
         epos_archive, services_archive, gpu_archive = epos.result(), own.result(), gpu_operator.result()
+        kfp_archive = pipelines.result()
     chart_version = chart.stem.removeprefix("minio-")
     gpu_version = devices.chart_version()
     helm_version = HELM.version
@@ -415,10 +421,12 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "images/cert-manager.tar": cert_manager,
             "images/argocd.tar": argocd_archive,
             "images/services.tar": services_archive,
+            "images/kubeflow_pipelines.tar": kfp_archive,
             f"charts/{chart.name}": chart,
             f"charts/{gpu_chart.name}": gpu_chart,
             f"charts/{cert_manager_chart.name}": cert_manager_chart,
             f"manifests/{argocd_manifests.name}": argocd_manifests,
+            f"manifests/{kfp_manifests.name}": kfp_manifests,
         },
         draft,
     )
@@ -437,6 +445,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "gpu_operator": gpu_version,
             "cert_manager": cert_manager_version,
             "argocd": argocd_version,
+            "kubeflow_pipelines": kfp_base.version(),
             "epos": epos_version,
         },
         "images": {
@@ -446,6 +455,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             # Debian's Redis lies in the same image.
             "argocd_redis": plan.argocd.reference,
             "services": plan.services.reference,
+            **kfp_images.references(),
             # One stand-in for the operator, its device plugin and the image of its check.
             "gpu_operator": plan.gpu_operator.reference,
             "gpu_device_plugin": plan.gpu_operator.reference,
@@ -485,6 +495,15 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
                 {
                     "path": f"manifests/{argocd_manifests.name}", "kind": "manifest", "name": "argocd",
                     "version": argocd_version, "component": "argocd",
+                },
+                {
+                    "path": "images/kubeflow_pipelines.tar", "kind": "images", "name": "kubeflow-pipelines",
+                    "version": kfp_base.version(), "component": "kubeflow_pipelines",
+                    "images": [image.reference for image in kfp_images.members()],
+                },
+                {
+                    "path": f"manifests/{kfp_manifests.name}", "kind": "manifest", "name": "kubeflow-pipelines",
+                    "version": kfp_base.version(), "component": "kubeflow_pipelines",
                 },
                 {
                     "path": "images/gpu_operator.tar", "kind": "images", "name": "gpu-operator", "version": gpu_version,

@@ -109,6 +109,20 @@ def base() -> Built:
     return Built("base", key, make)
 
 
+@dataclass(frozen=True)
+class Derived(Built):
+    """An image whose recipe starts with `FROM ${BASE}`."""
+
+    parent: Built
+    recipe: Path
+    prepare: Callable[[Cache, Path], None]
+    arguments: Mapping[str, str]
+
+    def build(self, context: Path) -> None:
+        """Build it from its prepared context into podman's store, where its parent is already."""
+        build(self.recipe, context, self.reference, {"BASE": self.parent.reference, **self.arguments})
+
+
 def derived(
     name: str,
     parent: Built,
@@ -116,7 +130,7 @@ def derived(
     recipe: Path,
     prepare: Callable[[Cache, Path], None],
     arguments: Mapping[str, str] | None = None,
-) -> Built:
+) -> Derived:
     """An image whose recipe starts with `FROM ${BASE}`.
 
     Args:
@@ -126,16 +140,44 @@ def derived(
         arguments: further build arguments of the recipe.
     """
 
-    def make(cache: Cache, image: str, draft: Path) -> None:
-        start = parent.archive(cache)
-        with cache.workdir() as context:
-            prepare(cache, context)
-            with cache.lock("podman"), passing(image, parent.reference):
-                load(start, parent.reference)
-                build(recipe, context, image, {"BASE": parent.reference, **(arguments or {})})
-                save([image], draft)
+    def make(cache: Cache, _: str, draft: Path) -> None:
+        _build(cache, parent, [made], [made], draft)
 
-    return Built(name, hash_inputs(name, key, parent.key), make)
+    made = Derived(name, hash_inputs(name, key, parent.key), make, parent, recipe, prepare, arguments or {})
+    return made
+
+
+def together(cache: Cache, name: str, start: Built, members: Sequence[Derived]) -> Path:
+    """One archive with all `members`, which share layers: they come from `start`, some through images that are not in it."""
+    steps: list[Derived] = []
+
+    def add(image: Built) -> None:
+        if image.reference == start.reference or image.reference in [step.reference for step in steps]:
+            return
+        if not isinstance(image, Derived):
+            raise LabError(f"image {image.name} does not come from {start.name}")
+        add(image.parent)
+        steps.append(image)
+
+    for member in members:
+        add(member)
+    key = hash_inputs(name, *(member.key for member in members))
+    return cache.entry("image", name, key, lambda draft: _build(cache, start, steps, members, draft))
+
+
+def _build(cache: Cache, start: Built, steps: Sequence[Derived], saved: Sequence[Derived], draft: Path) -> None:
+    """Build `steps`, each from `start` or from one before it, and write those to be `saved` to one archive."""
+    beginning = start.archive(cache)
+    references = [step.reference for step in steps]
+    with cache.workdir() as work:
+        for number, step in enumerate(steps):
+            (work / str(number)).mkdir()
+            step.prepare(cache, work / str(number))
+        with cache.lock("podman"), passing(*references, start.reference):
+            load(beginning, start.reference)
+            for number, step in enumerate(steps):
+                step.build(work / str(number))
+            save([image.reference for image in saved], draft)
 
 
 def _own(name: str, parent: Built) -> Built:

@@ -239,7 +239,11 @@ def _container(record: Json, detail: Json, volumes: list[str]) -> Json:
         "ports": ports,
         **{name: _probe(probe) for name, probe in detail.get("probes", {}).items()},
         "resources": {"requests": record["requests"]} if record["requests"] else None,
-        "securityContext": {**RESTRICTED, **owner, **({"readOnlyRootFilesystem": True} if detail.get("sealed") else {})},
+        "securityContext": {
+            **RESTRICTED,
+            **owner,
+            **({"readOnlyRootFilesystem": True} if detail.get("sealed") else {}),
+        },
         "volumeMounts": [{"name": each, "mountPath": detail["volumes"][each]["path"]} for each in volumes],
     }
     return {key: value for key, value in made.items() if value}

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab import argocd, bundle, debian, devices, gobuild, images, services, training, wheels
+from tests.lab import argocd, bundle, debian, devices, gobuild, images, kfp_images, services, training, wheels
 from tests.lab.cache import Cache
+from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
 
 
@@ -220,10 +221,81 @@ def test_build_context_of_the_gpu_standin(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+def test_build_context_of_kubeflow_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(wheels, "install", lambda lock, target: installed.append((lock, target)))
+    kfp_images.prepare(Cache(tmp_path / "cache"), tmp_path)
+    assert installed == [(kfp_images.LOCK, tmp_path / "site-packages")]
+    assert (tmp_path / "kfp_server/__main__.py").is_file()
+    database = tmp_path / "database"
+    database.mkdir()
+    kfp_images.database().prepare(Cache(tmp_path / "cache"), database)
+    recipe = (database / "Containerfile").read_text()
+    assert all((database / name).is_file() and name in recipe for name in ("lab.cnf", "start.py"))
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_each_image_of_kubeflow_pipelines_knows_its_part() -> None:
+    parts = {name: reference for name, reference in kfp_images.references().items() if name != "kfp_mysql"}
+    assert len(set(parts.values())) == 4
+    for name, reference in parts.items():
+        image = kfp_images.part(kfp_images.PARTS[name])
+        assert (image.reference, dict(image.arguments)) == (reference, {"PART": kfp_images.PARTS[name]})
+    assert {image.reference for image in kfp_images.members()} == set(kfp_images.references().values())
+
+
+def test_images_of_one_archive_come_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    there: set[str] = set()
+
+    def build(recipe: Path, context: Path, image: str, arguments: dict[str, str]) -> None:
+        assert arguments["BASE"] in there
+        assert (context / "made-for").read_text() == image.rpartition("/")[2].partition(":")[0]
+        there.add(image)
+        done.append(image)
+
+    def save(saved: list[str], archive: Path) -> None:
+        assert set(saved) <= there
+        archive.write_text("\n".join(saved))
+
+    def member(name: str, parent: images.Built) -> images.Derived:
+        def prepare(_: Cache, context: Path) -> None:
+            (context / "made-for").write_text(name)
+
+        return images.derived(name, parent, name, tmp_path / "Containerfile", prepare)
+
+    monkeypatch.setattr(images, "run", lambda *_, **__: None)
+    monkeypatch.setattr(images, "load", lambda archive, image: there.add(image))
+    monkeypatch.setattr(images, "build", build)
+    monkeypatch.setattr(images, "save", save)
+    start = images.Built("start", "0" * 64, lambda cache, image, draft: draft.touch())
+    inner = member("inner", start)
+    members = [member("a", inner), member("b", inner), member("c", start)]
+    cache = Cache(tmp_path / "cache")
+    archive = images.together(cache, "all", start, members)
+    references = [each.reference for each in members]
+    assert archive.read_text().split() == references
+    assert done == [inner.reference, *references]
+    assert images.together(cache, "all", start, members) == archive
+    assert len(done) == 4
+    stranger = images.Built("stranger", "1" * 64, start.make)
+    with pytest.raises(LabError, match="image stranger does not come from start"):
+        images.together(cache, "all", start, [member("d", stranger)])
+
+
 def test_bundle_changes_with_the_gpu_standin(monkeypatch: pytest.MonkeyPatch) -> None:
     before = bundle.Plan().key
     monkeypatch.setattr(devices, "chart_version", lambda: "2")
     assert bundle.Plan().key != before
+
+
+def test_bundle_changes_with_kubeflow_pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = bundle.Plan().key
+    monkeypatch.setattr(kfp_base, "text", lambda: "other")
+    changed = bundle.Plan().key
+    assert changed != before
+    monkeypatch.setattr(kfp_images, "members", list)
+    assert bundle.Plan().key not in (before, changed)
 
 
 def test_release_without_a_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +376,7 @@ def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(gobuild.Standin, "build", lambda self, cache: made)
     monkeypatch.setattr(gobuild.Standin, "test", lambda self, cache: made)
     monkeypatch.setattr(images.Built, "archive", lambda self, cache: made)
+    monkeypatch.setattr(images, "together", lambda cache, name, start, members: made)
     monkeypatch.setattr(bundle, "archive", lambda cache, name, members: made)
     monkeypatch.setattr(bundle.Plan, "chart", lambda self, cache: tmp_path / "minio-5.tgz")
     plan, folder = bundle.Plan(), tmp_path / "bundle"
@@ -318,8 +391,19 @@ def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pyt
     assert set(parts) == {"images/gpu_operator.tar", chart}
     assert parts["images/gpu_operator.tar"]["images"] == [reference]
     assert (parts[chart]["kind"], parts[chart]["name"]) == ("chart", "gpu-operator")
+    pipelines = {
+        entry["path"]: entry for entry in manifest["artifacts"] if entry.get("component") == "kubeflow_pipelines"
+    }
+    version = kfp_base.version()
+    kfp_manifests = f"manifests/kubeflow-pipelines-{version}.yaml"
+    assert set(pipelines) == {"images/kubeflow_pipelines.tar", kfp_manifests}
+    assert (pipelines[kfp_manifests]["kind"], pipelines[kfp_manifests]["name"]) == ("manifest", "kubeflow-pipelines")
+    assert (folder / kfp_manifests).read_text() == kfp_base.text()
+    wanted = {name: manifest["images"][name] for name in (*kfp_images.PARTS, "kfp_mysql")}
+    assert set(pipelines["images/kubeflow_pipelines.tar"]["images"]) == set(wanted.values())
     assert all((folder / entry["path"]).is_file() for entry in manifest["artifacts"])
     assert manifest["versions"]["gpu_operator"] == devices.chart_version()
+    assert manifest["versions"]["kubeflow_pipelines"] == version
 
 
 def test_after_a_failed_program_nothing_new_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def options(arguments: Sequence[str]) -> list[str]:
     kept: list[str] = []
     words = iter(arguments)
     for word in words:
-        name, equals, _ = word.lstrip("-").partition("=")
-        if word.startswith("--") and name.replace("_", "-") in ONLY_MYSQL:
+        name, equals, _ = word.removeprefix("--").replace("_", "-").partition("=")
+        if word.startswith("--") and name in ONLY_MYSQL:
             print(f"start: left out, as MariaDB has no such option: {word}", flush=True)
             if not equals and name != "mysql-native-password":
                 next(words, None)
@@ -98,7 +98,9 @@ def fill(data: Path, environment: Mapping[str, str]) -> None:
     sql = statements(environment.get("MYSQL_ROOT_PASSWORD", ""), environment.get("MYSQL_DATABASE", ""))
     there = {path.name for path in data.iterdir()} - EMPTY
     if there and FILLING not in there:
-        raise StartError(f"{data} holds {', '.join(sorted(there)[:3])}: data of another server; give this one an empty volume")
+        raise StartError(
+            f"{data} holds {', '.join(sorted(there)[:3])}: data of another server; give this one an empty volume"
+        )
     for name in there - {FILLING}:
         path = data / name
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
