@@ -210,7 +210,9 @@ def _target_faults(where: str, target: Any) -> list[str]:
         faults.append(f"{where}: ports: a list of numbers is needed, of the pods and not of their Service")
     else:
         faults += [
-            f"{where}: ports: {port!r} is no port" for port in ports if type(port) is not int or not 0 < port < 65536
+            f"{where}: ports: {port!r} is no port"
+            for port in ports
+            if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536
         ]
     if not isinstance(target.get("pods", {}), Mapping):
         faults.append(f"{where}: pods: {target['pods']!r} is no mapping of labels")

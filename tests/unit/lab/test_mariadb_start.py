@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,12 @@ def test_data_of_another_server_is_left_alone(tmp_path: Path, fed: list[tuple[st
 def test_a_server_that_refuses_is_reported() -> None:
     with pytest.raises(start.StartError, match=r"sh failed with status 3:\nno"):
         start._feed(["sh", "-c", "echo no; exit 3"], "")
+
+
+def test_a_volume_that_cannot_be_written_is_said_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(images.RECIPES / "mariadb/start.py"), f"--datadir={tmp_path / 'none'}"]
+    done = subprocess.run(command, env={"MYSQL_ROOT_PASSWORD": "x"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("start: ")
+    assert str(tmp_path / "none") in done.stderr
+    assert "Traceback" not in done.stderr

@@ -142,5 +142,5 @@ def main(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except StartError as error:
+    except (StartError, OSError) as error:
         sys.exit(f"start: {error}")
