@@ -35,6 +35,8 @@ OPTIONS = ["--backbone", "small", "--image-size", "64", "--num-frags", "4", "--b
            "--log-every", "1", "--checkpoint-every", "2"]  # fmt: skip
 # Of losses: sums are taken in another order, and twelve steps at this learning rate make the most of the difference.
 TOLERANCE = 0.02
+# Of the first three, as the README of the package states it; how much of it there is differs between CPUs.
+FIRST_STEPS = 0.003
 # Within this time, s, a process must notice that another one was killed; --peer-timeout later that it is silent.
 SOON = 10
 
@@ -166,7 +168,8 @@ def test_a_lost_process_is_resumed_by_all(resumed: list[Member]) -> None:
 
 def test_two_processes_reach_the_loss_of_one(alone: np.ndarray, resumed: list[Member]) -> None:
     losses = np.loadtxt(resumed[0].folder / "work/loss.csv", delimiter=",", skiprows=1)
-    assert np.allclose(losses[:3], alone[:3], rtol=1e-4), "the same images, augmentation and weights"
+    assert np.allclose(losses[0], alone[0], rtol=1e-4), "the same images, augmentation and weights"
+    assert np.allclose(losses[:3], alone[:3], rtol=FIRST_STEPS)
     assert np.allclose(losses, alone, rtol=TOLERANCE)
 
 
