@@ -336,7 +336,11 @@ class Drive:
         self._attempt_failed(node, Outcome("failed", f"{reason} (for {limit:.0f} s)"), None)
 
     def _succeeded(self, node: Node, pod: Json) -> None:
-        report = pods.report(pod) or {}
+        found = self._kube.get(pods.RESULTS, pod["metadata"]["name"])
+        if found is None:
+            self._attempt_failed(node, Outcome("failed", "the pod ended without a report of its outputs"), pod)
+            return
+        report = pods.report(found)
         node.outputs = {
             "parameters": report.get("parameters", {}),
             "artifacts": {name: [_recorded(artifact)] for name, artifact in report.get("artifacts", {}).items()},

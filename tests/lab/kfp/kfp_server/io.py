@@ -1,8 +1,8 @@
 """Our containers in a task's pod: `init` before the component, `wait` beside it. What they shall do is in KFP_TASK.
 
 They do what the launcher of the real server does around a component: fetch the input artifacts, make the folders for outputs,
-and afterwards collect output parameters, upload artifacts and the log, and report. The report is an annotation of the pod:
-the rights of ServiceAccount pipeline-runner are enough for that.
+and afterwards collect output parameters, upload artifacts and the log, and report. The report is a WorkflowTaskResult, as that of
+Argo's container of this name: the rights of ServiceAccount pipeline-runner are enough for that.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 from . import placeholders, stores
 from .kube import KubeClient, KubeError
-from .pods import LOGS, REPORT_ANNOTATION, SHARED
+from .pods import LOGS, RESULTS, SHARED, result
 from .values import dump, from_text, normal
 
 Json = dict[str, Any]
 
 log = logging.getLogger("kfp.io")
 
-# Kubernetes keeps this much in all annotations of an object.
+# An object of Kubernetes has room for this and more.
 _MOST = 250_000
 
 
@@ -121,12 +121,9 @@ def conclude(task: Json, kube: KubeClient, pod: str) -> None:
             log.warning("output artifact %s: the component did not write %s", name, path)
     if Path(task["file"]).exists():
         stores.upload(clients.of(task["root"]), Path(task["file"]), f"{task['folder']}/output_metadata.json")
-    content = dump(report)
-    if len(content) > _MOST:
-        raise TaskError(
-            f"output parameters and metadata take {len(content)} bytes, more than {_MOST}: use artifacts for them"
-        )
-    _report(kube, pod, content)
+    if (size := len(dump(report))) > _MOST:
+        raise TaskError(f"output parameters and metadata take {size} bytes, more than {_MOST}: use artifacts for them")
+    _report(kube, result(pod, os.environ["KFP_POD_UID"], report))
 
 
 def _collect(task: Json) -> Json:
@@ -190,13 +187,16 @@ def _upload_log(kube: KubeClient, pod: str, clients: Stores, uri: str) -> None:
             log.warning("%s", error)
 
 
-def _report(kube: KubeClient, pod: str, content: str) -> None:
+def _report(kube: KubeClient, body: Json) -> None:
     end = time.monotonic() + stores.PATIENCE_S
     while True:
         try:
-            kube.merge("pods", pod, {"metadata": {"annotations": {REPORT_ANNOTATION: content}}})
+            kube.create(RESULTS, body)
             return
         except KubeError as error:
+            if error.status == 409:
+                # The answer to an earlier try was lost.
+                return
             if not error.passing or time.monotonic() > end:
                 raise TaskError(f"the outputs cannot be reported: {error}") from error
             time.sleep(2.0)

@@ -1,4 +1,4 @@
-"""A small client for the Kubernetes API, from inside a pod: objects of the core group in the pod's own namespace."""
+"""A small client for the Kubernetes API, from inside a pod: objects in the pod's own namespace, by the plural of their kind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from urllib3.exceptions import HTTPError
 Json = dict[str, Any]
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# All others are of the core group.
+_GROUPS = {"workflowtaskresults": "apis/argoproj.io/v1alpha1"}
 
 
 class KubeError(Exception):
@@ -76,10 +78,6 @@ class KubeClient:
         """A new object; status 409 in the error means that it exists."""
         return self._json("POST", kind, body=body)
 
-    def merge(self, kind: str, name: str, body: Json) -> Json:
-        """Change an object by RFC 7386."""
-        return self._json("PATCH", f"{kind}/{name}", body=body, content_type="application/merge-patch+json")
-
     def delete(self, kind: str, name: str, grace_s: int | None = None) -> None:
         """Remove an object, if it is there."""
         options = {} if grace_s is None else {"gracePeriodSeconds": str(grace_s)}
@@ -124,12 +122,12 @@ class KubeClient:
         path: str,
         query: Json | None = None,
         body: Json | None = None,
-        content_type: str = "application/json",
         stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         given = {key: value for key, value in (query or {}).items() if value}
-        url = f"{self._host}/api/v1/namespaces/{self.namespace}/{path}" + (f"?{urlencode(given)}" if given else "")
-        headers = {"Authorization": f"Bearer {self._token.read_text().strip()}", "Content-Type": content_type}
+        group = _GROUPS.get(path.partition("/")[0], "api/v1")
+        url = f"{self._host}/{group}/namespaces/{self.namespace}/{path}" + (f"?{urlencode(given)}" if given else "")
+        headers = {"Authorization": f"Bearer {self._token.read_text().strip()}", "Content-Type": "application/json"}
         try:
             response = self._pool.request(
                 method,

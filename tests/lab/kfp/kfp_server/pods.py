@@ -1,7 +1,7 @@
 """The pod of a task: how it is made, and what can be said of it by its status.
 
 Containers: `init` (ours) fetches the input artifacts and makes folders, `main` is the component's, `wait` (ours) sees main end,
-uploads what it left and reports it in an annotation of the pod. All three share the folders that stand for object stores.
+uploads what it left and reports it. All three share the folders that stand for object stores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ RUN_LABEL = "pipeline/runid"
 # All our pods and no others have it; so have those of the real server.
 LABELS = {"pipelines.kubeflow.org/v2_component": "true"}
 TASK_ANNOTATION = "pipelines.kubeflow.org/stand-in-task"
-REPORT_ANNOTATION = "pipelines.kubeflow.org/stand-in-report"
+RESULTS = "workflowtaskresults"
+_REPORT = "report"
 LOGS = "executor-logs"
 SHARED = {
     "gcs-scratch": "/gcs",
@@ -433,13 +434,11 @@ def outcome(pod: Json) -> Outcome:
     """What a pod's status says of the attempt."""
     status = pod.get("status", {})
     phase = status.get("phase", "Pending")
-    if phase == "Succeeded" and report(pod) is not None:
+    if phase == "Succeeded":
         return Outcome("succeeded")
     if pod["metadata"].get("deletionTimestamp"):
         # It may still run. That it is gone, or refuses to go, is told by the list of pods.
         return Outcome("running", "the pod is being deleted")
-    if phase == "Succeeded":
-        return Outcome("failed", "the pod ended without a report of its outputs")
     if phase == "Failed":
         return Outcome("failed", _failure(status))
     if phase == "Running" or "running" in _state(status, "init"):
@@ -447,11 +446,21 @@ def outcome(pod: Json) -> Outcome:
     return _waiting(status)
 
 
-def report(pod: Json) -> Json | None:
-    """What `wait` wrote of the outputs, if it did."""
-    written = pod["metadata"].get("annotations", {}).get(REPORT_ANNOTATION)
-    found: Json | None = json.loads(written) if written else None
-    return found
+def result(pod: str, uid: str, report: Json) -> Json:
+    """The object in which `wait` reports outputs, as Argo's does; it goes with its pod."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "WorkflowTaskResult",
+        "metadata": {"name": pod, "ownerReferences": [owner]},
+        "outputs": {"parameters": [{"name": _REPORT, "value": dump(report)}]},
+    }
+
+
+def report(found: Json) -> Json:
+    """What such an object tells of the outputs."""
+    value: Json = json.loads(found["outputs"]["parameters"][0]["value"])
+    return value
 
 
 def finished_at(pod: Json) -> float:

@@ -139,9 +139,8 @@ class Cluster:
         elif fate == "evict":
             pod["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
         elif fate == "ok" and self.commands[pod["metadata"]["annotations"][pods.TASK_ANNOTATION]][0] != "fail":
-            report = {"metadata": {"annotations": {**pod["metadata"]["annotations"]}}}
-            report["metadata"]["annotations"][pods.REPORT_ANNOTATION] = json.dumps(outputs(pod))
-            pod["metadata"]["annotations"] = report["metadata"]["annotations"]
+            name = pod["metadata"]["name"]
+            self.objects[(pods.RESULTS, name)] = pods.result(name, "uid", outputs(pod))
             pod["status"] = self._ended("Succeeded", main=0, wait=0)
         elif fate == "no report":
             pod["status"] = self._ended("Succeeded", main=0, wait=0)

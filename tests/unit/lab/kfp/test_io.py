@@ -14,6 +14,8 @@ from minio.error import S3Error
 
 from tests.lab.kfp.kfp_server import io, placeholders, pods, stores
 
+UID = "0d4b3f1e-0000-4000-8000-000000000001"
+
 
 class Bucket:
     """What of MinIO's client is used, with objects in memory; `away` lets calls fail first."""
@@ -50,7 +52,7 @@ class Kube:
 
     def __init__(self, exit_code: int = 0) -> None:
         self.exit_code = exit_code
-        self.patches: list[Any] = []
+        self.created: list[Any] = []
 
     def watch(self, kind: str, selector: str = "", field: str = "") -> Iterator[Any]:
         """A pod whose component first runs, then ends."""
@@ -64,22 +66,25 @@ class Kube:
         yield b"one\n"
         yield b"two\n"
 
-    def merge(self, kind: str, name: str, body: Any) -> Any:
-        """A change."""
-        self.patches.append((kind, name, body))
-        return {}
+    def create(self, kind: str, body: Any) -> Any:
+        """A new object."""
+        self.created.append((kind, body))
+        return body
 
     @property
     def report(self) -> Any:
         """What was written of the outputs."""
-        ((_, _, body),) = self.patches
-        return json.loads(body["metadata"]["annotations"][pods.REPORT_ANNOTATION])
+        ((kind, body),) = self.created
+        assert kind == pods.RESULTS
+        assert body["metadata"]["ownerReferences"][0]["uid"] == UID
+        return pods.report(body)
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bucket:
     """A store; paths of artifacts are below a folder of the test."""
     made = Bucket()
+    monkeypatch.setenv("KFP_POD_UID", UID)
     monkeypatch.setattr(stores, "client", lambda *_: made)
     monkeypatch.setattr(placeholders, "_SCHEMES", {"minio://": f"{tmp_path}/minio/"})
     return made
@@ -183,7 +188,7 @@ def test_an_artifact_that_was_not_written(bucket: Bucket, tmp_path: Path) -> Non
 def test_a_component_that_failed(bucket: Bucket, tmp_path: Path) -> None:
     """Only its log is kept, and nothing is reported."""
     kube = run(tmp_path, task(tmp_path), exit_code=3, rows="7", words="[]", model="weights")
-    assert list(bucket.objects) == ["root/t/1/executor-logs-0"] and not kube.patches
+    assert list(bucket.objects) == ["root/t/1/executor-logs-0"] and not kube.created
 
 
 ELSEWHERE = json.dumps({"artifacts": {"model": {"artifacts": [{"customPath": "/home/model"}]}}})
