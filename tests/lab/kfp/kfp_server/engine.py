@@ -158,7 +158,8 @@ class Engine:
         """Remove the pods of deleted runs, and those of runs that ended long ago. Others keep their logs."""
         self._cleaned_at = self._clock()
         runs: dict[str, Run | None] = {}
-        for pod in self._kube.list("pods", _SELECTOR):
+        # Only pods of runs: others may carry the component's label.
+        for pod in self._kube.list("pods", f"{_SELECTOR},{pods.RUN_LABEL}"):
             run_id = _run_of(pod)
             if run_id not in runs:
                 runs[run_id] = self._store.run(run_id)

@@ -71,7 +71,8 @@ class Cluster:
         listed = [
             found
             for (sort, _), found in self.objects.items()
-            if sort == kind and (runs == [""] or found["metadata"]["labels"][pods.RUN_LABEL] in runs)
+            if sort == kind and (runs == [""] or found["metadata"]["labels"].get(pods.RUN_LABEL) in runs)
+            if pods.RUN_LABEL not in selector or pods.RUN_LABEL in found["metadata"]["labels"]
         ]
         return json.loads(json.dumps(listed))  # type: ignore[no-any-return]
 
