@@ -573,7 +573,7 @@ def test_pods_of_no_run_stay(world: World) -> None:
     world.cluster.objects["pods", "foreign"] = foreign
     world.clock.now += 25 * 3600
     world.engine.tick()
-    assert world.cluster.pods() == [foreign]
+    assert world.cluster.pods() == [foreign] and "deletionTimestamp" not in foreign["metadata"]
 
 
 class Killed(BaseException):
