@@ -166,6 +166,12 @@ def restored(argo: Argo, front_door: FrontDoor, dev_service: ModelService, other
             eventually(gone, 120)
             argo.site.apps.delete_namespaced_deployment(APP, namespace)
 
+            def silent(ended: ModelService = service) -> bool:
+                return not ended.shares()
+
+            # A pod that ends answers for some seconds more.
+            eventually(silent, 60)
+
 
 @pytest.mark.usefixtures("restored")
 def test_prod_follows_approvals_without_a_lost_request(
