@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ class Store:
 
     client: Minio
     endpoint: str
-    credentials: dict[str, str]
+    # A failing test shows its arguments.
+    credentials: dict[str, str] = field(repr=False)
 
     @classmethod
     @contextmanager
