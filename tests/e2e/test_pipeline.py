@@ -126,7 +126,6 @@ def media_type(image: bytes) -> str:
     return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
 
 
-@pytest.mark.smoke
 def test_the_smallest_pipeline_runs(pipelines: Pipelines) -> None:
     """Iris: data, check, training and gate, each a pod with what the step before has left."""
     with pipelines.submit(IRIS, {}, timeout=300) as run:
