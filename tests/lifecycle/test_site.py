@@ -265,7 +265,6 @@ def test_components_come_off_and_back(site: Site) -> None:
     """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit."""
     commit = commit_of_main(site)
     marks = {
-        "kubeflow_pipelines": ("kubeflow", "ml-pipeline", "pipeline-runner", "workflow-controller"),
         "argocd": ("argocd",),
         "git": ("/git",),
         "front_door": ("front-door",),
