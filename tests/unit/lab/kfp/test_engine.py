@@ -569,7 +569,7 @@ def test_pods_of_deleted_and_old_runs_go(world: World) -> None:
 
 def test_pods_of_no_run_stay(world: World) -> None:
     """Whoever else gives a pod the component's label keeps it."""
-    foreign = {"metadata": {"name": "foreign", "labels": dict(pods.LABELS)}, "status": {"phase": "Running"}}
+    foreign: Any = {"metadata": {"name": "foreign", "labels": dict(pods.LABELS)}, "status": {"phase": "Running"}}
     world.cluster.objects["pods", "foreign"] = foreign
     world.clock.now += 25 * 3600
     world.engine.tick()
