@@ -1,6 +1,6 @@
 """Entry point: `python3 -m kfp_server api|ui|idle|io`.
 
-api   the REST API on port 8888, with the engine that runs pipelines and the schedules in threads beside it
+api   the REST API on port 8888, with the engine that runs pipelines and the schedules in threads beside it; the gRPC port is open
 ui    the pages on port 3000
 idle  nothing, as Deployments that the real server needs and this one does not; arguments are upstream's and ignored
 io    the containers around a task's own in its pod
@@ -22,7 +22,7 @@ from . import api, idle, schedules, ui, web
 from .store import Store, Unavailable, mysql
 
 LOG = logging.getLogger("kfp_server")
-API_PORT, UI_PORT = 8888, 3000
+API_PORT, GRPC_PORT, UI_PORT = 8888, 8887, 3000
 PACE_S = 1.0
 
 
@@ -75,7 +75,12 @@ def serve_api() -> int:
         thread.start()
         return thread
 
-    threads = [run("engine", engine.run), run("schedules", lambda stop: run_schedules(store, service, stop))]
+    threads = [
+        run("engine", engine.run),
+        run("schedules", lambda stop: run_schedules(store, service, stop)),
+        # Nobody here speaks gRPC to the server, but who may is shown by connections.
+        run("gRPC port", lambda stop: idle.serve(stop, (GRPC_PORT,))),
+    ]
     try:
         server.run()
     finally:
