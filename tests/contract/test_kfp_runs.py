@@ -42,12 +42,24 @@ def kfp(server: Node, kubectl: Kubectl, busybox: str, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="module")
-def happy(kfp: Pipelines) -> str:
+def started(kfp: Pipelines, kubectl: Kubectl) -> dict[str, str]:
+    """Runs that do not disturb each other, by what they show: all started at once, as each takes its time."""
+    nodes = json.loads(kubectl("get node -o json"))["items"]
+    has_gpu = any(int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) for node in nodes)
+    wanted: dict[str, tuple[str, Json]] = {
+        "happy": ("happy", {"count": 10}),
+        "other": ("happy", {"count": 2, "greeting": "hi"}),
+        **{name: (name, {}) for name in ("fail", "user", "image", "volume", *["gpu"] * has_gpu)},
+    }
+    return dict(zip(wanted, kfp.start_all(list(wanted.values())), strict=True))
+
+
+@pytest.fixture(scope="module")
+def happy(kfp: Pipelines, started: dict[str, str]) -> str:
     """A run of happy.yaml that has ended well."""
-    run_id = kfp.start("happy", count=10)
-    run = kfp.finish(run_id)
-    assert run["state"] == "SUCCEEDED", kfp.states(run)
-    return run_id
+    run = kfp.sdk("wait", started["happy"], str(RUN_S))
+    assert run["state"] == "SUCCEEDED", kfp.get(started["happy"])
+    return started["happy"]
 
 
 def test_states(kfp: Pipelines, happy: str) -> None:
@@ -114,9 +126,9 @@ def test_parameters_and_placeholders(kfp: Pipelines, happy: str) -> None:
     assert argument(options)[-1] == "--silent"
 
 
-def test_the_other_branch(kfp: Pipelines) -> None:
+def test_the_other_branch(kfp: Pipelines, started: dict[str, str]) -> None:
     """Other parameters, other tasks."""
-    run_id = kfp.start("happy", count=2, greeting="hi")
+    run_id = started["other"]
     run = kfp.finish(run_id)
     states = kfp.states(run)
     assert run["state"] == "SUCCEEDED" and states["condition-2"] == {"SKIPPED"}
@@ -134,9 +146,9 @@ def test_cache(kfp: Pipelines) -> None:
     assert not kfp.pods_of(run_id, "make") and "SKIPPED" in kfp.states(run)["executor"]
 
 
-def test_failure(kfp: Pipelines) -> None:
+def test_failure(kfp: Pipelines, started: dict[str, str]) -> None:
     """The handler runs, what depends on the failure does not, the reason is in the log and not in the run."""
-    run_id = kfp.start("fail")
+    run_id = started["fail"]
     run = kfp.finish(run_id)
     assert run["state"] == "FAILED" and not run.get("error")
     states = kfp.states(run)
@@ -147,9 +159,9 @@ def test_failure(kfp: Pipelines) -> None:
     assert "on purpose" in kfp.log(pod)
 
 
-def test_retry(kfp: Pipelines) -> None:
+def test_retry(kfp: Pipelines, started: dict[str, str]) -> None:
     """A failed run goes on when it is asked to, and fails again with the same task."""
-    run_id = kfp.start("fail")
+    run_id = started["fail"]
     run = kfp.finish(run_id)
     kfp.sdk("retry", run_id)
     wait_for("it runs again", lambda: len(kfp.get(run_id)["state_history"]) > len(run["state_history"]))
@@ -190,9 +202,9 @@ def test_the_server_is_killed(kfp: Pipelines) -> None:
     assert len(kfp.pods_of(run_id, "sleep")) == 1
 
 
-def test_another_user(kfp: Pipelines) -> None:
+def test_another_user(kfp: Pipelines, started: dict[str, str]) -> None:
     """A component that may not be root writes its outputs, readable for nobody else, and they arrive."""
-    run_id = kfp.start("user")
+    run_id = started["user"]
     run = kfp.finish(run_id)
     assert run["state"] == "SUCCEEDED", kfp.states(run)
     (pod,) = kfp.pods_of(run_id, "make")
@@ -200,9 +212,9 @@ def test_another_user(kfp: Pipelines) -> None:
     assert main["securityContext"]["runAsUser"] == 1234 and main["securityContext"]["runAsNonRoot"] is True
 
 
-def test_an_image_that_is_not_there(kfp: Pipelines) -> None:
+def test_an_image_that_is_not_there(kfp: Pipelines, started: dict[str, str]) -> None:
     """The run does not end by itself; the pod says why, and so does the task of the stand-in."""
-    run_id = kfp.start("image")
+    run_id = started["image"]
 
     def waiting() -> str | None:
         for pod in kfp.pods_of(run_id, "say"):
@@ -228,12 +240,11 @@ def reason(run: Json, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["volume", "gpu"])
-def test_volumes_and_gpus(kfp: Pipelines, kubectl: Kubectl, name: str) -> None:
+def test_volumes_and_gpus(kfp: Pipelines, started: dict[str, str], kubectl: Kubectl, name: str) -> None:
     """A claim is made, mounted and removed; a GPU is asked for by limit and request."""
-    nodes = json.loads(kubectl("get node -o json"))["items"]
-    if name == "gpu" and not any(int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) for node in nodes):
+    if name not in started:
         pytest.skip("this site has no GPU")
-    run_id = kfp.start(name)
+    run_id = started[name]
     run = kfp.finish(run_id)
     assert run["state"] == "SUCCEEDED", kfp.states(run)
     (pod,) = kfp.pods_of(run_id, "mounted")

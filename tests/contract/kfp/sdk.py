@@ -1,7 +1,6 @@
 """One act of the unmodified SDK, in its own environment: `sdk.py HOST ACT [ARGUMENT...]` prints what came of it as JSON.
 
-run FILE PARAMETERS CACHING   starts a compiled pipeline; the run
-get ID                        the run
+run RUNS                      starts compiled pipelines, a JSON list of [file, parameters, caching]; the runs' ids
 wait ID SECONDS               the run when it is final
 terminate ID, retry ID
 """
@@ -16,13 +15,12 @@ def main(host: str, act: str, *arguments: str) -> object:
     """Do it."""
     client = kfp.Client(host=host, ui_host=host)
     if act == "run":
-        file, parameters, caching = arguments
-        made = client.create_run_from_pipeline_package(
-            file, arguments=json.loads(parameters), experiment_name="contract", enable_caching=json.loads(caching)
-        )
-        return client.get_run(made.run_id).to_dict()
-    if act == "get":
-        return client.get_run(arguments[0]).to_dict()
+        return [
+            client.create_run_from_pipeline_package(
+                file, arguments=parameters, experiment_name="contract", enable_caching=caching
+            ).run_id
+            for file, parameters, caching in json.loads(arguments[0])
+        ]
     if act == "wait":
         return client.wait_for_run_completion(arguments[0], timeout=int(arguments[1]), sleep_duration=2).to_dict()
     if act == "terminate":

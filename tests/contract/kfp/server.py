@@ -47,15 +47,26 @@ class Pipelines:
 
     def start(self, name: str, caching: bool = False, **parameters: Any) -> str:
         """Start a pipeline of compiled/ with an image that the site has; the run's id."""
-        file = self.folder / f"{name}.yaml"
-        file.write_text((COMPILED / file.name).read_text().replace("registry.example/shell:1", self.image))
-        run_id: str = self.sdk("run", str(file), json.dumps(parameters), json.dumps(caching))["run_id"]
+        (run_id,) = self.start_all([(name, parameters)], caching)
         return run_id
+
+    def start_all(self, wanted: list[tuple[str, Json]], caching: bool = False) -> list[str]:
+        """Start several, by name and parameters, in one process of the SDK, which takes seconds to begin; the runs' ids."""
+        words = []
+        for name, parameters in wanted:
+            file = self.folder / f"{name}.yaml"
+            file.write_text((COMPILED / file.name).read_text().replace("registry.example/shell:1", self.image))
+            words.append([str(file), parameters, caching])
+        ids: list[str] = self.sdk("run", json.dumps(words))
+        return ids
 
     def finish(self, run_id: str) -> Json:
         """A run when it is final."""
-        found: Json = self.sdk("wait", run_id, str(RUN_S))
-        return found
+        return wait_for(f"run {run_id} ends", lambda: self._final(run_id), RUN_S)  # type: ignore[no-any-return]
+
+    def _final(self, run_id: str) -> Json | None:
+        run = self.get(run_id)
+        return run if run["state"] in FINAL else None
 
     def get(self, run_id: str) -> Json:
         """A run as it is."""
