@@ -23,7 +23,18 @@ from .model_service import dev_service, picture, prod_service  # noqa: E402, F40
 from .pipelines import Pipelines  # noqa: E402
 from .report import Recorder  # noqa: E402
 from .site import Epos, Site, Store  # noqa: E402
-from .training import DATA, Way, find_way, is_current, read_record, release, remove, train, write_record  # noqa: E402
+from .training import (  # noqa: E402
+    DATA,
+    Way,
+    download_images,
+    find_way,
+    is_current,
+    read_record,
+    release,
+    remove,
+    train,
+    write_record,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -120,6 +131,14 @@ def trained(request: pytest.FixtureRequest, site: Site, store: Store, way: Way, 
         write_record(store, record)
     (report_dir / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+@pytest.fixture(scope="session")
+def held_out(trained: dict[str, Any], store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images that the published model has not seen, from the data that it was made of: a part of a BOP data set."""
+    folder = tmp_path_factory.mktemp("held-out")
+    download_images(store, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 from urllib3.filepost import encode_multipart_formdata
 
 from .front_door import Answer, FrontDoor, eventually
+from .training import IMAGES
 
 # The application's name in the repository, and so the first part of its namespaces.
 APP = "epos"
@@ -23,7 +24,6 @@ APP = "epos"
 HOSTS = {"dev": "epos-dev", "prod": "epos"}
 # Seconds until pods of another version have taken over: the push arrives, a pod starts, loads the model, the old one leaves.
 ROLLOUT = 240.0
-_IMAGES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,15 @@ class Picture:
 
 
 def pictures(dataset: Path, count: int, split: str = "test") -> list[Picture]:
-    """The first images of a BOP data set's first scene."""
+    """The first images that are there of a BOP data set's first scene."""
     scene = min(path for path in (dataset / split).iterdir() if path.name.isdigit())
     cameras = json.loads((scene / "scene_camera.json").read_text())
     found = []
-    for key in sorted(cameras, key=int)[:count]:
-        k = cameras[key]["cam_K"]
-        (path,) = (
-            p for p in scene.glob(f"*/{int(key):06d}.*") if p.parent.name in ("rgb", "gray") and p.suffix in _IMAGES
-        )
-        found.append(Picture(path.name, path.read_bytes(), f"{k[0]},{k[4]},{k[2]},{k[5]}"))
-    return found
+    for path in sorted(scene.glob("*/*"), key=lambda path: path.stem):
+        if path.parent.name in ("rgb", "gray") and path.suffix in IMAGES:
+            k = cameras[str(int(path.stem))]["cam_K"]
+            found.append(Picture(path.name, path.read_bytes(), f"{k[0]},{k[4]},{k[2]},{k[5]}"))
+    return found[:count]
 
 
 class ModelService:
@@ -232,6 +230,6 @@ def prod_service(front_door: FrontDoor, released: dict[str, Any]) -> ModelServic
 
 
 @pytest.fixture(scope="session")
-def picture(dataset: Path) -> Picture:
+def picture(held_out: Path) -> Picture:
     """An image that the model has not seen."""
-    return pictures(dataset, 1)[0]
+    return pictures(held_out, 1)[0]

@@ -55,9 +55,9 @@ def test_the_interface_is_described(dev_service: ModelService) -> None:
 
 
 @pytest.mark.smoke
-def test_a_batch_says_what_single_requests_say(dev_service: ModelService, dataset: Path) -> None:
+def test_a_batch_says_what_single_requests_say(dev_service: ModelService, held_out: Path) -> None:
     """In the order of the images."""
-    batch = pictures(dataset, 3)
+    batch = pictures(held_out, 3)
     answer = dev_service.predict_batch(batch)
     assert [each["image"] for each in answer["results"]] == [each.name for each in batch]
     assert [each["poses"] for each in answer["results"]] == [dev_service.predict(each)["poses"] for each in batch]

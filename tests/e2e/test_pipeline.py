@@ -16,6 +16,7 @@ import requests
 
 from .front_door import Answer, FrontDoor, eventually, watched
 from .git import Git
+from .model_service import Picture
 from .pipelines import FINAL, HOST, SERVICE, Pipelines, compiled, named, task_times
 from .pipelines import steps as steps_of
 from .site import Site, Store
@@ -84,28 +85,20 @@ def test_run_model_and_commit_agree(
     }
 
 
-def held_out(store: Store) -> tuple[bytes, str]:
-    """A held-out image of the data set, and its camera as the service wants it: fx,fy,cx,cy in px."""
-    target = json.loads(store.read("epos-data", "lab/test_targets_bop19.json"))[0]
-    scene = f"lab/test/{target['scene_id']:06d}"
-    camera = json.loads(store.read("epos-data", f"{scene}/scene_camera.json"))[str(target["im_id"])]["cam_K"]
-    names = json.loads(store.read("epos-data", "lab/manifest.json"))["files"]
-    stem = f"{scene}/rgb/{target['im_id']:06d}".removeprefix("lab/")
-    name = next(name for name in names if name.rpartition(".")[0] == stem)
-    return store.read("epos-data", f"lab/{name}"), ",".join(str(camera[i]) for i in (0, 4, 2, 5))
-
-
 @pytest.mark.smoke
 @pytest.mark.train
 def test_the_model_answers_at_the_front_door(
-    released: dict[str, Any], store: Store, front_door: FrontDoor, report_dir: Path
+    released: dict[str, Any], picture: Picture, front_door: FrontDoor, report_dir: Path
 ) -> None:
     """Over TLS, with poses in a held-out image, and in every answer with the version that was released."""
-    image, camera = held_out(store)
     host, path = f"{APP}-{ENVIRONMENT}", "/v1/predict"
     began = time.monotonic()
     answer = front_door.request(
-        "POST", host, f"{path}?{urlencode({'camera': camera})}", headers={"Content-Type": media_type(image)}, body=image
+        "POST",
+        host,
+        f"{path}?{urlencode({'camera': picture.camera})}",
+        headers={"Content-Type": picture.kind},
+        body=picture.data,
     )
     seconds = time.monotonic() - began
     assert answer.status == 200, answer.text[:500]
@@ -120,11 +113,6 @@ def test_the_model_answers_at_the_front_door(
     (report_dir / "prediction.json").write_text(
         json.dumps({**told, "version": found["model_version"], "poses": poses}, indent=1) + "\n"
     )
-
-
-def media_type(image: bytes) -> str:
-    """By its first bytes."""
-    return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
 
 
 def test_the_smallest_pipeline_runs(pipelines: Pipelines) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from .gpus import gpu_nodes
 from .site import NAMESPACE, Epos, Job, Site, Store
-from .training import MIN_RECALL, MODELS, SMALL
+from .training import HELD_OUT, MIN_RECALL, MODELS, SMALL
 
 
 @pytest.mark.train
@@ -75,39 +75,24 @@ def same_pose(one: list[float], two: list[float]) -> bool:
     return angle <= 2 and math.dist(one[9:], two[9:]) <= 0.01 * math.hypot(*two[9:])
 
 
-def download_images(store: Store, folder: Path, count: int) -> None:
-    """Download what is needed to predict in the first `count` held-out images: the model was judged on all of them."""
-    targets = json.loads(store.read("epos-data", "lab/test_targets_bop19.json"))
-    images = sorted({(target["scene_id"], target["im_id"]) for target in targets})[:count]
-    for name in json.loads(store.read("epos-data", "lab/manifest.json"))["files"]:
-        if name.startswith("train/") or (name.endswith(".png") and "/rgb/" not in name):
-            continue
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.read("epos-data", f"lab/{name}"))
-    chosen = [target for target in targets if (target["scene_id"], target["im_id"]) in images]
-    (folder / "test_targets_bop19.json").write_text(json.dumps(chosen))
-
-
 @pytest.mark.smoke
 @pytest.mark.train
-def test_model_predicts_the_same_elsewhere(trained: dict[str, Any], store: Store, epos: Epos, tmp_path: Path) -> None:
+def test_model_predicts_the_same_elsewhere(trained: dict[str, Any], held_out: Path, epos: Epos, tmp_path: Path) -> None:
     """Loaded from the bucket by another process on another machine, the model finds the poses that it was judged by."""
     answer = epos.run("pull", "--latest", MODELS, str(tmp_path / "model"))
     assert json.loads(answer.stdout)["version"] == trained["version"]
-    download_images(store, tmp_path / "data", count=8)
     epos.run(
         "predict",
         "--model",
         str(tmp_path / "model"),
         "--data-dir",
-        str(tmp_path / "data"),
+        str(held_out),
         "--out",
         str(tmp_path / "here.csv"),
     )
 
     here, there = poses(tmp_path / "here.csv"), poses(tmp_path / "model/predictions.csv")
-    assert len(here) >= 8
+    assert len(here) >= HELD_OUT
     pairs = [(a, b) for key, found in here.items() for a, b in zip(found, there.get(key, []), strict=True)]
     # Another CPU may round differently, and RANSAC then choose another of two equally good samples.
     assert sum(same_pose(a, b) for a, b in pairs) >= 0.9 * len(pairs)
