@@ -13,7 +13,7 @@ from .gpus import gpu_nodes
 from .site import NAMESPACE, Job, Site, Store
 from .training import SMALL, remove
 
-OPTIONS = [*SMALL, "--train-steps", "16", "--log-every", "1", "--min-recall", "0"]
+OPTIONS = [*SMALL, "--train-steps", "8", "--log-every", "1", "--min-recall", "0"]
 # Half batches are summed in another order than whole ones.
 TOLERANCE = 0.01
 
@@ -45,9 +45,9 @@ def test_two_processes_train_as_one_and_survive_a_loss(trained: dict[str, Any], 
         assert job.finished() == "Complete", log[-3000:]
 
     shared = ["--models", "s3://epos-models/test-two", "--checkpoints", "s3://epos-models/test-two/checkpoints"]
-    options = [*OPTIONS, *shared, "--checkpoint-every", "4", "--peer-timeout", "10"]
+    options = [*OPTIONS, *shared, "--checkpoint-every", "2", "--peer-timeout", "10"]
     with Job(site, "epos-test-two", options, manifest="distributed.yml") as job:
-        job.await_log("step 6", timeout=300, index=0)
+        job.await_log("step 3", timeout=300, index=0)
         leader, worker = (job.pods(index)[-1] for index in (0, 1))
         assert leader.spec.node_name != worker.spec.node_name
         site.core.delete_namespaced_pod(worker.metadata.name, NAMESPACE, grace_period_seconds=0)

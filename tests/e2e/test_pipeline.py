@@ -31,7 +31,7 @@ EXPERIMENT = "slipway"
 @pytest.fixture
 def parameters(front_door: FrontDoor) -> dict[str, str]:
     """For runs that need no good model: as little training as shows that it goes on from a checkpoint."""
-    few = {"train_steps": "60", "checkpoint_every": "10", "overlays": "0"}
+    few = {"train_steps": "40", "checkpoint_every": "5", "overlays": "0"}
     return {**PARAMETERS, **few, "domain": front_door.domain}
 
 

@@ -103,9 +103,9 @@ def test_killed_training_resumes_and_a_missed_gate_changes_nothing(
     site: Site, store: Store, pointer: dict[str, Any]
 ) -> None:
     """A training pod that is killed is replaced and goes on from the last checkpoint; a barely trained model is rejected with its figures."""
-    options = ["--train-steps", "60", "--checkpoint-every", "10", "--log-every", "5", "--min-recall", str(MIN_RECALL)]
+    options = ["--train-steps", "30", "--checkpoint-every", "5", "--log-every", "5", "--min-recall", str(MIN_RECALL)]
     with Job(site, "epos-test-resume", [*SMALL, "--models", MODELS, *options]) as job:
-        first = job.await_log("step 25", timeout=300)
+        first = job.await_log("step 15", timeout=300)
         site.core.delete_namespaced_pod(first, NAMESPACE, grace_period_seconds=0)
         log = job.follow(timeout=600)
         assert job.finished() == "Failed", log[-3000:]
