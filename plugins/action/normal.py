@@ -9,6 +9,7 @@ is that of `import_modules` in ansible.netcommon.
 from __future__ import annotations
 
 import atexit
+import importlib
 import importlib.util
 import json
 import os
@@ -31,6 +32,8 @@ ansible.module_utils.__path__.append(str(MODULES.with_name("module_utils")))
 # How arguments and result are serialized, for every module that does not ask for something else.
 PROFILE = "legacy"
 PACKAGE = "slipway_modules"
+# What modules import where they use it.
+LATE = ("kubernetes.utils", "minio", "urllib3", "yaml")
 
 
 def load(path: Path, package: str) -> Any:
@@ -46,9 +49,11 @@ def load(path: Path, package: str) -> Any:
 
 
 def preload() -> None:
-    """Load every module, before the workers are forked."""
+    """Load every module and what they need, before the workers are forked."""
     for path in sorted(MODULES.glob("*.py")):
         load(path, PACKAGE)
+    for name in LATE:
+        importlib.import_module(name)
 
 
 # Under its own name Ansible finds this file.
