@@ -12,7 +12,8 @@ import sys
 import pytest
 import yaml
 
-from tests.e2e.pipelines import RUN_LABEL
+from tests.e2e.pipelines import RUN_LABEL, Pipelines
+from tests.e2e.site import Site as Installed
 
 from .conftest import PROJECT, STATE, Site
 
@@ -403,11 +404,26 @@ def interrupt_helm(site: Site) -> None:
 
 
 def test_killed_k3s_and_lost_node(site: Site) -> None:
-    """k3s killed, helm killed, the agent's machine installed anew: the same command repairs all of it."""
-    interrupt_helm(site)
-    site.ssh("server-1", "systemctl kill --signal=KILL --kill-whom=main k3s")
-    subprocess.run(["podman", "rm", "--force", "--time=0", "slipway-lab-agent-1"], check=True, capture_output=True)
-    run = site.up()
+    """k3s killed, helm killed, the agent's machine installed anew, a pipeline under way: the same command repairs all of it."""
+    # Rejected whatever comes out, and in a place of its own: production has nothing to do with it.
+    parameters = {
+        "domain": "lab.internal",
+        "models": "s3://epos-models/test-lost/models",
+        "train_steps": "40",
+        "min_recall": "1",
+    }
+    with Pipelines.open(Installed(STATE / "kubeconfig", STATE / "bundle"), "kubeflow-pipelines") as pipelines:
+        with pipelines.submit("epos", {**parameters, "checkpoint_every": "10"}) as followed:
+            followed.await_log("train", "step 20", 600)
+            followed.let_go()
+        interrupt_helm(site)
+        site.ssh("server-1", "systemctl kill --signal=KILL --kill-whom=main k3s")
+        subprocess.run(["podman", "rm", "--force", "--time=0", "slipway-lab-agent-1"], check=True, capture_output=True)
+        run = site.up()
+        # In the repaired cluster it ends, and a failure says why.
+        state = pipelines.await_end(followed.id, timeout=600)
+        evidence = pipelines.evidence(followed.id)
+        assert state == "SUCCEEDED" or ("task " in evidence and " failed" in evidence), evidence
     assert run.changed()["agent-1"] > 0
     assert "Drop the record of an unfinished operation on minio" in run.changed_tasks()
     ready = {
