@@ -1,0 +1,147 @@
+#!/usr/bin/python
+"""Ansible module: several small files of a node at once."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_files
+short_description: Make directories and small files of root
+description:
+  - Each file is written whole or not at all. Owner and group are root's.
+  - One call for several of them, as each task costs every node a second.
+options:
+  directories:
+    description: Directories by path, with their mode, which missing ones above them get, too.
+    type: dict
+    default: {}
+  files:
+    description: Files by path. Each has I(content) (str), may have I(mode) (str, default C("0600")) and I(keep) (bool, default false), with
+      which a file that exists keeps its content.
+    type: dict
+    default: {}
+author: [Slipway]
+"""
+
+EXAMPLES = r"""
+- name: Write the configuration
+  node_files:
+    directories: {/etc/rancher/k3s: "0755"}
+    files:
+      /etc/rancher/k3s/config.yaml: {content: "{{ config | to_nice_yaml }}"}
+"""
+
+RETURN = r"""
+changed_paths:
+  description: What was made or changed, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.files import write_atomically
+
+
+class NodeFiles:
+    """What is there, and what was changed.
+
+    Attributes:
+        changed: paths that were made or changed.
+        diff: for each of them before and after, as Ansible shows it.
+    """
+
+    def __init__(self, check: bool = False, owner: int = 0) -> None:
+        self.check = check
+        self.owner = owner
+        self.changed: list[str] = []
+        self.diff: list[dict[str, str]] = []
+
+    def directory(self, path: Path, mode: int) -> None:
+        """Have a directory of this mode."""
+        there = path.is_dir()
+        if there and self._is_owned(path, mode):
+            return
+        self._tell(path, "directory" if there else "", "directory")
+        if not self.check:
+            missing = [each for each in (*reversed(path.parents), path) if not each.exists()]
+            for each in missing:
+                each.mkdir()
+            for each in missing or [path]:
+                self._own(each, mode)
+
+    def file(self, path: Path, content: str, mode: int, keep: bool) -> None:
+        """Have a file of this content and mode; with `keep` the content of one that is there stays."""
+        before = path.read_text(errors="replace") if path.is_file() else None
+        after = before if keep and before is not None else content
+        if before == after and self._is_owned(path, mode):
+            return
+        self._tell(path, before or "", after)
+        if not self.check:
+            if before != after:
+                write_atomically(path, after, mode)
+            self._own(path, mode)
+
+    def _is_owned(self, path: Path, mode: int) -> bool:
+        found = path.stat()
+        return (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, self.owner, self.owner)
+
+    def _own(self, path: Path, mode: int) -> None:
+        os.chown(path, self.owner, self.owner)
+        path.chmod(mode)
+
+    def _tell(self, path: Path, before: str, after: str) -> None:
+        self.changed.append(str(path))
+        header = {"before_header": str(path), "after_header": str(path)}
+        self.diff.append({**header, "before": before, "after": after})
+
+
+def ensure(files: NodeFiles, params: dict[str, Any]) -> None:
+    """Have all that a task asks for.
+
+    Raises:
+        ValueError: it asks for something that cannot be.
+    """
+    for path, mode in params["directories"].items():
+        files.directory(Path(path), _mode(path, mode))
+    for path, wanted in params["files"].items():
+        unknown = set(wanted) - {"content", "mode", "keep"}
+        if unknown or "content" not in wanted:
+            raise ValueError(
+                f"files: {path}: must have content, may have mode and keep, has {', '.join(sorted(wanted))}"
+            )
+        files.file(
+            Path(path), wanted["content"], _mode(path, wanted.get("mode", "0600")), bool(wanted.get("keep", False))
+        )
+
+
+def _mode(path: str, text: Any) -> int:
+    try:
+        return int(str(text), 8)
+    except ValueError:
+        raise ValueError(f"{path}: {text!r} is no mode; write it as in chmod, in quotes") from None
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "directories": {"type": "dict", "default": {}},
+            "files": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    files = NodeFiles(module.check_mode)
+    try:
+        ensure(files, module.params)
+    except (OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=bool(files.changed), changed_paths=files.changed, diff=files.diff)
+
+
+if __name__ == "__main__":
+    main()
