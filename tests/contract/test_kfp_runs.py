@@ -49,7 +49,7 @@ def started(kfp: Pipelines, kubectl: Kubectl) -> dict[str, str]:
     wanted: dict[str, tuple[str, Json]] = {
         "happy": ("happy", {"count": 10}),
         "other": ("happy", {"count": 2, "greeting": "hi"}),
-        **{name: (name, {}) for name in ("fail", "user", "image", "volume", *["gpu"] * has_gpu)},
+        **{name: (name, {}) for name in ("fail", "user", "volume", *["gpu"] * has_gpu)},
     }
     return dict(zip(wanted, kfp.start_all(list(wanted.values())), strict=True))
 
@@ -212,9 +212,9 @@ def test_another_user(kfp: Pipelines, started: dict[str, str]) -> None:
     assert main["securityContext"]["runAsUser"] == 1234 and main["securityContext"]["runAsNonRoot"] is True
 
 
-def test_an_image_that_is_not_there(kfp: Pipelines, started: dict[str, str]) -> None:
+def test_an_image_that_is_not_there(kfp: Pipelines) -> None:
     """The run does not end by itself; the pod says why, and so does the task of the stand-in."""
-    run_id = started["image"]
+    run_id = kfp.start("image")
 
     def waiting() -> str | None:
         for pod in kfp.pods_of(run_id, "say"):
