@@ -373,7 +373,15 @@ def test_a_rotated_password_is_followed(world: World, first: Pod, monkeypatch: p
 def test_a_renewed_certificate_is_served_without_a_restart(world: World, first: Pod) -> None:
     """The sidecar sees it; it also takes the first base backup, as there is none."""
     first.run(f"{first.name}-keeper", "python3", "/opt/postgres_pod.py", "keep", detach=True)
-    until("the first base backup", lambda: json.loads(first.care("backups")) or False, 60)
+    identifier = first.sql("SELECT system_identifier FROM pg_control_system()")
+
+    def backed_up() -> bool:
+        names = [name for name in world.objects(f"{identifier}/base/") if name.endswith("backup.info")]
+        return any(
+            b"status=DONE" in world.store.get_object(bucket_name=BUCKET, object_name=name).read() for name in names
+        )
+
+    until("the first base backup", backed_up, 60)
     started = first.sql("SELECT pg_postmaster_start_time()")
     serial = world.issue(first.folder / "tls")
 
