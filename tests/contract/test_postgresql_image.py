@@ -28,12 +28,11 @@ from cryptography import x509
 from minio import Minio
 
 from tests.lab import bundle, images, nodes, postgresql
-from tests.lab.cache import PROJECT, Cache
+from tests.lab.cache import PROJECT, Cache, hash_inputs
 
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 sys.path.append(str(PROJECT / "plugins"))
 from modules import postgresql_databases  # noqa: E402
-
 from tests.unit.plugins import authorities  # noqa: E402
 from tests.unit.plugins.fakes import FakeKube, run_module  # noqa: E402
 
@@ -232,7 +231,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     nodes.use_own_settings()
     cache, minio, image = Cache(), bundle.Plan().minio, postgresql.image()
     stored = {
-        minio.reference: cache.path("image", "minio", images.hash_inputs("minio", minio.key)),
+        minio.reference: cache.path("image", "minio", hash_inputs("minio", minio.key)),
         image.reference: cache.path("image", image.name, image.key),
     }
     missing = [str(path) for path in stored.values() if not path.exists()]

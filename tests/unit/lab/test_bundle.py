@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab import argocd, bundle, debian, devices, gobuild, images, kfp_images, postgresql, services, training, wheels
+from tests.lab import (
+    argocd,
+    bundle,
+    debian,
+    devices,
+    gobuild,
+    images,
+    kfp_images,
+    postgresql,
+    services,
+    training,
+    wheels,
+)
 from tests.lab.cache import Cache
 from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
