@@ -13,6 +13,7 @@ identifier: a new cluster never writes over what an older one has archived, and 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib
 import json
@@ -51,6 +52,7 @@ class Settings:
     credentials: Path
     request: Path
     certificate: Path
+    socket: Path
     interval: timedelta
     keep_days: int
 
@@ -63,6 +65,7 @@ class Settings:
             credentials=Path(environment.get("ARCHIVE_CREDENTIALS", "/etc/postgresql/archive")),
             request=Path(environment.get("RESTORE_REQUEST", "/etc/postgresql/restore/request.json")),
             certificate=Path(environment.get("CERTIFICATE", "/etc/postgresql/tls/tls.crt")),
+            socket=Path(environment.get("PGHOST", "/run/postgresql")),
             interval=timedelta(hours=float(environment.get("BACKUP_INTERVAL_HOURS", "24"))),
             keep_days=int(environment.get("BACKUP_KEEP_DAYS", "14")),
         )
@@ -337,9 +340,16 @@ def due(backups: Sequence[Backup], timeline: int, now: datetime, interval: timed
 
 def back_up(settings: Settings, archive: Archive) -> None:
     """Take a base backup, then remove those that are not needed any more. Raises PodError."""
+    with (settings.socket / "backup.lock").open("w") as lock:
+        # One at a time, also of those that a person asks for.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _back_up(settings, archive)
+
+
+def _back_up(settings: Settings, archive: Archive) -> None:
     server = identifier(settings.data)
     archive.demand("cloud_backup", archive.words(server, "--gzip", "--immediate-checkpoint", "--name", "slipway"))
-    # Nobody else takes backups: one that is not complete was interrupted.
+    # Nobody else takes backups now: one that is not complete was interrupted.
     for broken in [each for each in archive.backups(server) if not each.complete]:
         archive.demand("cloud_backup_delete", archive.words(server, "--backup-id", broken.name))
     policy = f"RECOVERY WINDOW OF {settings.keep_days} DAYS"

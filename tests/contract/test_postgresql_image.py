@@ -7,6 +7,7 @@ ones restore.
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from typing import Any
 import ansible.module_utils
 import psycopg
 import pytest
+import yaml
 from cryptography import x509
 from minio import Minio
 
@@ -174,6 +176,11 @@ class Pod:
         """Run the server."""
         config = "config_file=/etc/postgresql/config/postgresql.conf"
         self.run(self.name, "postgres", "-c", config, detach=True)
+
+    def run_again(self) -> None:
+        """Start a server that has stopped."""
+        podman("start", self.name)
+        until("the server serves again", self.ready)
 
     def ready(self) -> bool:
         return podman("exec", self.name, "pg_isready", "--quiet", check=False).returncode == 0
@@ -448,8 +455,18 @@ def test_a_point_in_time_is_restored(world: World, second: Pod, past: Past, monk
     assert databases(world, second, monkeypatch, "airflow", "model-registry") == ["role airflow: password set"]
     with second.connect() as connection:
         connection.execute("INSERT INTO kept VALUES (1001)")
+    # What an interrupted backup leaves.
+    names = [name for name in world.objects(f"{past.identifier}/base/") if name.endswith("backup.info")]
+    begun = (
+        world.store.get_object(bucket_name=BUCKET, object_name=names[0])
+        .read()
+        .replace(b"status=DONE", b"status=STARTED")
+    )
+    broken = f"{past.identifier}/base/20010101T000000/backup.info"
+    world.store.put_object(bucket_name=BUCKET, object_name=broken, data=io.BytesIO(begun), length=len(begun))
     # The sidecar would: no base backup of this timeline is there.
     second.care("backup")
+    assert broken not in world.objects("")
     found = json.loads(second.care("backups"))
     assert [(each["timeline"], each["complete"]) for each in found] == [(1, True), (2, True)]
     # A volume that is not empty is never restored into.
@@ -485,6 +502,34 @@ def test_what_a_restoration_has_undone_can_be_had(world: World, second: Pod, pas
     pod.start()
     assert pod.sql("SELECT to_regclass('kept') IS NULL", "airflow") == "t"
     pod.stop()
+
+
+def test_a_dump_is_loaded_into_another_server(world: World, second: Pod) -> None:
+    """As the role loads it; the way from one major version to the next."""
+    (command,) = [
+        task["ansible.builtin.shell"]["cmd"]
+        for task in yaml.safe_load((PROJECT / "roles/postgresql/tasks/load.yml").read_text())
+        if "ansible.builtin.shell" in task
+    ]
+    dump = world.folder / "all.sql"
+    edit = re.search(r"sed '[^']*'", command)
+    assert edit
+    psql = command.partition(" -- ")[2].split()
+    second.run_again()
+    dump.write_text(podman("exec", second.name, "pg_dumpall").stdout)
+    pod = world.pod("fifth")
+    assert pod.prepare().returncode == 0
+    pod.start()
+    text = subprocess.run(["bash", "-c", f"{edit[0]} {dump}"], capture_output=True, text=True, check=True).stdout
+    words = ["podman", "exec", "--interactive", pod.name, *psql]
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        pod.sql("SELECT count(*) FROM kept", "airflow") == second.sql("SELECT count(*) FROM kept", "airflow") == "1002"
+    )
+    pod.connect().close()
+    pod.stop()
+    second.stop()
 
 
 @pytest.mark.parametrize(
