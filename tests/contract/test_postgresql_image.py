@@ -35,6 +35,8 @@ from tests.lab.cache import PROJECT, Cache, hash_inputs
 
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 sys.path.append(str(PROJECT / "plugins"))
+from ansible.module_utils.slipway.minio_access import Login, Tenant, plan  # noqa: E402
+from ansible.module_utils.slipway.minio_client import MinioStore  # noqa: E402
 from ansible.module_utils.slipway.postgresql import verifier  # noqa: E402
 from ansible.module_utils.slipway.postgresql_external import answer_faults  # noqa: E402
 
@@ -48,7 +50,7 @@ PREFIX = "slipway-test-postgresql"
 HOST = "postgresql.postgresql.svc"
 BUCKET = "postgresql-backups"
 UID = 10005
-USER, SECRET = "archive-user", "archive-secret-key"
+ROOT, TENANT = Login("test-root", "root-secret-key"), Login("postgresql", "archive-secret-key")
 # The role's own are for more memory than this needs.
 SETTINGS = "max_connections = 30\nshared_buffers = 32MB\njit = off\ntimezone = UTC\n"
 # Stands for kubectl exec: the container's name is the pod's.
@@ -96,7 +98,7 @@ class World:
     @property
     def store(self) -> Minio:
         return Minio(
-            endpoint=f"{address(self.minio)}:9000", access_key=USER, secret_key=SECRET, secure=False, region="us-east-1"
+            endpoint=f"{address(self.minio)}:9000", access_key=ROOT.access_key, secret_key=ROOT.secret_key, secure=False
         )
 
     def objects(self, prefix: str) -> list[str]:
@@ -133,7 +135,12 @@ class World:
         for file in (PROJECT / "roles/postgresql/files").iterdir():
             shutil.copy(file, made.folder / "config")
         (made.folder / "config/settings.conf").write_text(SETTINGS)
-        for key, value in (("accessKey", USER), ("secretKey", SECRET), ("endpoint", f"{address(self.minio)}:9000")):
+        values = {
+            "accessKey": TENANT.access_key,
+            "secretKey": TENANT.secret_key,
+            "endpoint": f"{address(self.minio)}:9000",
+        }
+        for key, value in values.items():
             (made.folder / "archive" / key).write_text(value)
         self.issue(made.folder / "tls")
         if request is not None:
@@ -257,7 +264,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for reference, path in stored.items():
             images.load(path, reference)
         podman("rm", "--force", "--ignore", "--time=0", server)
-        login = [f"--env=MINIO_ROOT_USER={USER}", f"--env=MINIO_ROOT_PASSWORD={SECRET}"]
+        login = [f"--env=MINIO_ROOT_USER={ROOT.access_key}", f"--env=MINIO_ROOT_PASSWORD={ROOT.secret_key}"]
         words = [
             "run",
             "--detach",
@@ -271,7 +278,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         podman(*words, minio.reference, "minio", "server", "/data", "--address=:9000")
         try:
             until("MinIO answers", lambda: _answers(made))
-            made.store.make_bucket(bucket_name=BUCKET)
+            # Bucket, user and policy as on a site.
+            store = MinioStore(f"{address(server)}:9000", ROOT)
+            tenant = Tenant(TENANT.access_key, (BUCKET,), "postgresql", "minio-postgresql")
+            for change in plan(store, [tenant], {tenant.name: TENANT}):
+                change.do(store)
             yield made
         finally:
             for pod in made.pods:

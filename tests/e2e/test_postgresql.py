@@ -143,9 +143,13 @@ def test_the_archive_is_current(site: Site, database: Database) -> None:
             return [str(item.object_name) for item in listed]
 
         until(f"segment {segment} is in the archive", lambda: any(segment in name for name in names("wals")))
-    backups = json.loads(database.exec("python3", "/opt/postgres_pod.py", "backups"))
-    ends = [datetime.fromisoformat(each["end"]) for each in backups if each["complete"]]
-    assert ends, "there is no base backup"
+
+    def complete() -> list[datetime]:
+        backups = json.loads(database.exec("python3", "/opt/postgres_pod.py", "backups"))
+        return [datetime.fromisoformat(each["end"]) for each in backups if each["complete"]]
+
+    # The first one begins with the server, and again a minute later where the bucket was not there yet.
+    ends = until("there is a base backup", complete, 240)
     age = (datetime.now(UTC) - max(ends)).total_seconds() / 3600
     containers = site.core.read_namespaced_pod(POD, NAMESPACE).spec.containers
     (interval,) = [each.value for each in containers[0].env if each.name == "BACKUP_INTERVAL_HOURS"]
