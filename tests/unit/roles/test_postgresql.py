@@ -134,6 +134,7 @@ def test_the_image_fits_the_pod(rendered: Json) -> None:
     assert "STOPSIGNAL SIGINT" in recipe
     for container in (*spec["initContainers"], *spec["containers"]):
         assert all(f'"{each["name"]}"' in program for each in container["env"])
+        assert all(isinstance(each["value"], str) for each in container["env"])
         if container["command"][0] == "python3":
             assert f'case ["{container["command"][2]}"]' in program
     for place in ("archive", "restore/request.json", "tls/tls.crt"):
