@@ -12,6 +12,7 @@ description:
   - C(kept) waits until the claim is bound, has its volume outlive it (reclaim policy Retain) and marks it by the label C(slipway/volume).
     C(present) does so too where the claim is bound already. Most classes make a volume only for the first pod that uses it, hence two states.
   - C(absent) removes the claim and keeps the volume. The command in RV(remove) then deletes the data.
+  - C(aside) removes the claim, keeps the volume, and has no claim find it again; it carries the label C(slipway/set-aside) then.
   - A volume grows where its class allows it. It never shrinks, and never changes its class; both are refused.
   - Where the data lies on a node that is not in the cluster any more, it fails and says what waits for what.
   - Runs on the controller.
@@ -31,10 +32,10 @@ options:
   state:
     description: What to see to.
     type: str
-    choices: [present, kept, absent]
+    choices: [present, kept, absent, aside]
     default: present
   size:
-    description: Size of the volume, as a Kubernetes quantity. Required but for C(absent).
+    description: Size of the volume, as a Kubernetes quantity. Required but for C(absent) and C(aside).
     type: str
   storage_class:
     description: Storage class; empty takes the cluster's default for a new volume and leaves that of an old one.
@@ -119,7 +120,7 @@ def main() -> None:
             "kubeconfig": {"type": "path", "required": True},
             "namespace": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "kept", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "kept", "absent", "aside"], "default": "present"},
             "size": {"type": "str"},
             "storage_class": {"type": "str", "default": ""},
             "access_modes": {"type": "list", "elements": "str", "default": ["ReadWriteOnce"]},

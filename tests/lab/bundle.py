@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.lab import argocd, debian, devices, gobuild, images, kfp_images, services, training
+from tests.lab import argocd, debian, devices, gobuild, images, kfp_images, postgresql, services, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
 from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
@@ -175,6 +175,11 @@ class Plan:
         return services.image()
 
     @cached_property
+    def postgresql(self) -> images.Built:
+        """The image of PostgreSQL."""
+        return postgresql.image()
+
+    @cached_property
     def packaged(self) -> list[Image]:
         """The images of the components that k3s packages, and the busybox of storage helpers."""
         programs = [Image(program.name, program.version, (program,)) for program in PACKAGED]
@@ -217,6 +222,7 @@ class Plan:
             *(image.key for image in self.cert_manager),
             self.argocd.key,
             self.services.key,
+            self.postgresql.key,
             *(image.key for image in kfp_images.members()),
             kfp_base.text(),
             project_version(),
@@ -352,7 +358,8 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
         manifest: dict[str, Any] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
-    for name, image in (("epos", training.image(variant)), ("services", services.image())):
+    built = (("epos", training.image(variant)), ("services", services.image()), ("postgresql", postgresql.image()))
+    for name, image in built:
         file = f"images/{name}.tar"
         if manifest.get("images", {}).get(name) == image.reference and (folder / file).exists():
             continue
@@ -367,6 +374,7 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
             "version": project_version(),
             "images": [image.reference],
             "built": True,
+            **({"component": name} if name == "postgresql" else {}),
         }
         manifest["images"] = {**manifest.get("images", {}), name: image.reference}
         others = [artifact for artifact in manifest["artifacts"] if artifact["path"] != file]
@@ -391,8 +399,8 @@ def compile_all(programs: Iterable[gobuild.Program | gobuild.Standin], cache: Ca
 def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
     # What waits for downloads and what needs processors hardly disturb each other.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        images_of_ours = (plan.epos, plan.services, plan.gpu_operator)
-        epos, own, gpu_operator = (beside.submit(image.archive, cache) for image in images_of_ours)
+        images_of_ours = (plan.epos, plan.services, plan.gpu_operator, plan.postgresql)
+        epos, own, gpu_operator, database = (beside.submit(image.archive, cache) for image in images_of_ours)
         pipelines = beside.submit(kfp_images.archive, cache)
         compile_all(plan.compiled, cache)
         helm, k3s = HELM.build(cache), plan.standin.build(cache)
@@ -404,7 +412,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
         argocd_archive, argocd_manifests = plan.argocd.archive(cache), argocd.manifests(cache)
         kfp_manifests = kfp_images.manifests(cache)
         epos_archive, services_archive, gpu_archive = epos.result(), own.result(), gpu_operator.result()
-        kfp_archive = pipelines.result()
+        kfp_archive, postgresql_archive = pipelines.result(), database.result()
     chart_version = chart.stem.removeprefix("minio-")
     gpu_version = devices.chart_version()
     helm_version = HELM.version
@@ -422,6 +430,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "images/argocd.tar": argocd_archive,
             "images/services.tar": services_archive,
             "images/kubeflow_pipelines.tar": kfp_archive,
+            "images/postgresql.tar": postgresql_archive,
             f"charts/{chart.name}": chart,
             f"charts/{gpu_chart.name}": gpu_chart,
             f"charts/{cert_manager_chart.name}": cert_manager_chart,
@@ -446,6 +455,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "cert_manager": cert_manager_version,
             "argocd": argocd_version,
             "kubeflow_pipelines": kfp_base.version(),
+            "postgresql": postgresql.version(),
             "epos": epos_version,
         },
         "images": {
@@ -456,6 +466,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "argocd_redis": plan.argocd.reference,
             "services": plan.services.reference,
             **kfp_images.references(),
+            "postgresql": plan.postgresql.reference,
             # One stand-in for the operator, its device plugin and the image of its check.
             "gpu_operator": plan.gpu_operator.reference,
             "gpu_device_plugin": plan.gpu_operator.reference,
@@ -504,6 +515,10 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
                 {
                     "path": f"manifests/{kfp_manifests.name}", "kind": "manifest", "name": "kubeflow-pipelines",
                     "version": kfp_base.version(), "component": "kubeflow_pipelines",
+                },
+                {
+                    "path": "images/postgresql.tar", "kind": "images", "name": "postgresql", "version": postgresql.version(),
+                    "component": "postgresql", "images": [plan.postgresql.reference],
                 },
                 {
                     "path": "images/gpu_operator.tar", "kind": "images", "name": "gpu-operator", "version": gpu_version,

@@ -98,7 +98,7 @@ def secrets(site: Site) -> set[str]:
         for key, value in (secret.get("data") or {}).items():
             text = base64.b64decode(value).decode(errors="replace").strip()
             # Names of users and addresses are no secrets; everything that is one is long. Addresses hold no passwords: precheck refuses that.
-            if len(text) >= 16 and key not in ("endpoint", "release", "url"):
+            if len(text) >= 16 and key not in ("endpoint", "host", "release", "url"):
                 found.add(text.splitlines()[1] if "-----BEGIN" in text and "CERT" not in text else text)
     for node in site.nodes:
         for path in ("/etc/rancher/k3s/token", "/etc/rancher/k3s/agent-token", "/etc/rancher/node/password"):

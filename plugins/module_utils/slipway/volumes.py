@@ -19,6 +19,8 @@ CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # Which claim a volume's data belongs to, as <namespace>.<claim>.
 LABEL = "slipway/volume"
+# The same of one that was set aside: no claim finds it any more.
+ASIDE = "slipway/set-aside"
 LABEL_LENGTH = 63
 INTERVAL = 0.3
 T = TypeVar("T")
@@ -188,6 +190,27 @@ class KeptVolume:
         if not self.check:
             self.kube.delete(self.wanted.path)
             self._await_gone()
+        return self.outcome
+
+    def aside(self) -> Outcome:
+        """Remove the claim and keep its volume, but for nobody: the next claim gets an empty one. For the time after its pods have gone."""
+        self.absent()
+        for volume in self._marked():
+            name = volume["metadata"]["name"]
+            self._note(f"volume {name} of {self.wanted.title} set aside")
+            self.outcome.volume, self.outcome.kept = name, True
+            for attempt in range(0 if self.check else ATTEMPTS):
+                version = (self.kube.get(f"{VOLUMES}/{name}") or volume)["metadata"]["resourceVersion"]
+                labels = {LABEL: None, ASIDE: self.wanted.mark}
+                try:
+                    self.kube.merge_patch(
+                        f"{VOLUMES}/{name}", {"metadata": {"resourceVersion": version, "labels": labels}}
+                    )
+                    break
+                except KubeError as error:
+                    # The end of its claim arrives at it meanwhile.
+                    if error.status != 409 or attempt == ATTEMPTS - 1:
+                        raise
         return self.outcome
 
     def _claim(self) -> Json | None:

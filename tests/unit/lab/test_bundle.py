@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lab import argocd, bundle, debian, devices, gobuild, images, kfp_images, services, training, wheels
+from tests.lab import (
+    argocd,
+    bundle,
+    debian,
+    devices,
+    gobuild,
+    images,
+    kfp_images,
+    postgresql,
+    services,
+    training,
+    wheels,
+)
 from tests.lab.cache import Cache
 from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
@@ -344,6 +356,7 @@ def test_our_images_join_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest
     folder.mkdir()
     monkeypatch.setattr(training, "image", lambda variant: FakeImage(archive, f"localhost/epos:{variant}"))
     monkeypatch.setattr(services, "image", lambda: FakeImage(archive, "localhost/services:1"))
+    monkeypatch.setattr(postgresql, "image", lambda: FakeImage(archive, "localhost/postgresql:1"))
     with pytest.raises(LabError, match="fill the bundle first"):
         bundle.add_built(Cache(tmp_path / "cache"), folder)
 
@@ -352,8 +365,16 @@ def test_our_images_join_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest
     (folder / "bundle.yml").write_text(yaml.safe_dump({"images": {"minio": "m"}, "artifacts": [old, other]}))
     bundle.add_built(Cache(tmp_path / "cache"), folder, "cuda")
     manifest = yaml.safe_load((folder / "bundle.yml").read_text())
-    assert manifest["images"] == {"minio": "m", "epos": "localhost/epos:cuda", "services": "localhost/services:1"}
-    assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", "images/epos.tar", "images/services.tar"]
+    assert manifest["images"] == {
+        "minio": "m",
+        "epos": "localhost/epos:cuda",
+        "services": "localhost/services:1",
+        "postgresql": "localhost/postgresql:1",
+    }
+    images_of_ours = [f"images/{name}.tar" for name in ("epos", "services", "postgresql")]
+    assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", *images_of_ours]
+    # Nodes of a site without it do not import it.
+    assert [entry.get("component") for entry in manifest["artifacts"]] == [None, None, None, "postgresql"]
     assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
     assert manifest["artifacts"][1]["built"] is True
     assert (folder / "images/epos.tar").read_bytes() == b"image"
@@ -404,6 +425,9 @@ def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pyt
     assert all((folder / entry["path"]).is_file() for entry in manifest["artifacts"])
     assert manifest["versions"]["gpu_operator"] == devices.chart_version()
     assert manifest["versions"]["kubeflow_pipelines"] == version
+    (database,) = [entry for entry in manifest["artifacts"] if entry.get("component") == "postgresql"]
+    assert database["images"] == [manifest["images"]["postgresql"]] == [plan.postgresql.reference]
+    assert manifest["versions"]["postgresql"] == database["version"] == "15"
 
 
 def test_after_a_failed_program_nothing_new_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,6 +307,18 @@ def test_absent_keeps_the_volume() -> None:
     assert KeptVolume(Cluster(), WANTED).absent() == Outcome()
 
 
+def test_aside_is_for_nobody() -> None:
+    cluster = installed()
+    cluster.conflicts = 1
+    assert KeptVolume(cluster, WANTED, check=True).aside().changes[0] == "claim git/git-data removed"
+    outcome = KeptVolume(cluster, WANTED, timeout=0).aside()
+    assert (outcome.changes[-1], outcome.volume) == ("volume pvc-1 of git/git-data set aside", "pvc-1")
+    labels = cluster.volume()["metadata"]["labels"]
+    assert (LABEL in labels, labels[volumes.ASIDE]) == (False, "git.git-data")
+    assert KeptVolume(cluster, WANTED, timeout=0).present().changes == ["claim git/git-data made"]
+    assert KeptVolume(Cluster(), WANTED).aside() == Outcome()
+
+
 def test_places() -> None:
     volume = {"spec": {"local": {"path": "/x"}, "nodeAffinity": affinity("b", "a")}}
     assert place(volume) == "on node a, b, at /x"

@@ -1,0 +1,282 @@
+"""PostgreSQL lets in whom it should, keeps what was committed, and comes back from its archive."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from ansible.module_utils.slipway.port_forward import standing_port_forward
+from kubernetes.client.exceptions import ApiException
+
+from .site import Site, Store
+
+NAMESPACE = "postgresql"
+POD = "postgresql-0"
+BUCKET = "postgresql-backups"
+LABEL = "slipway/postgresql-consumer"
+SCHEMA = "slipway_test"
+REHEARSAL = "postgresql-rehearsal"
+PSQL = ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"]
+
+
+def until(what: str, condition: Callable[[], Any], timeout: float = 120) -> Any:
+    """Wait until a condition gives something true, and return that."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {timeout:.0f} s: {what}"
+        time.sleep(0.5)
+    return value
+
+
+class Database:
+    """One consumer's database, as that consumer sees it, and the server as its superuser does."""
+
+    def __init__(self, site: Site, address: str, values: dict[str, str], authority: Path) -> None:
+        self.site = site
+        self.address = address
+        self.values = values
+        self.authority = authority
+
+    def connect(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """Connect with everything checked; `options` replace the consumer's own."""
+        host, _, port = self.address.rpartition(":")
+        wanted: dict[str, Any] = {
+            "host": self.values["host"],
+            "hostaddr": host,
+            "port": port,
+            "dbname": self.values["database"],
+            "user": self.values["username"],
+            "password": self.values["password"],
+            "sslmode": "verify-full",
+            "sslrootcert": str(self.authority),
+            "connect_timeout": 5,
+            **options,
+        }
+        return psycopg.connect(**wanted)
+
+    def exec(self, *command: str, pod: str = POD, check: bool = True) -> str:
+        """Run a command in the server's container; return what it printed."""
+        words = [str(self.site.kubectl), "--kubeconfig", str(self.site.kubeconfig), "--namespace", NAMESPACE]
+        words += ["exec", pod, "--container", "postgresql", "--", *command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+        assert not check or done.returncode == 0, f"{command[0]} in {pod}: {done.stdout}{done.stderr}"
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def sql(self, text: str, database: str = "postgres", pod: str = POD, check: bool = True) -> str:
+        """Run SQL as the superuser, inside."""
+        return self.exec(*PSQL, f"--dbname={database}", "--command", text, pod=pod, check=check)
+
+
+@pytest.fixture(scope="module")
+def database(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """The first consumer's database, with an empty schema of the tests; skips where PostgreSQL is not ours."""
+    try:
+        site.apps.read_namespaced_stateful_set("postgresql", NAMESPACE)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        pytest.skip("this site has no PostgreSQL of its own")
+    found = site.core.list_namespaced_secret(NAMESPACE, label_selector=LABEL).items
+    if not found:
+        pytest.skip("PostgreSQL has no consumer")
+    values = site.secret(NAMESPACE, sorted(item.metadata.name for item in found)[0])
+    authority = tmp_path_factory.mktemp("postgresql") / "ca.crt"
+    authority.write_text(values["ca.crt"])
+    service = (NAMESPACE, "service/postgresql", 5432)
+    with standing_port_forward(str(site.kubectl), str(site.kubeconfig), *service) as address:
+        made = Database(site, address, values, authority)
+        drop = f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
+        made.sql(drop, values["database"])
+        made.sql(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {values['username']}", values["database"])
+        yield made
+        until("the server answers again", lambda: made.sql("SELECT 1", check=False) == "1")
+        made.sql(drop, values["database"])
+
+
+@pytest.mark.smoke
+def test_a_consumer_comes_in_over_tls(database: Database) -> None:
+    """With the server's name and the authority of its Secret checked; it may make tables in its database."""
+    with database.connect() as connection:
+        assert connection.info.pgconn.ssl_in_use
+        connection.execute(f"CREATE TABLE {SCHEMA}.made (number int)")
+    said = psycopg.conninfo.conninfo_to_dict(database.values["uri"])
+    assert (said["sslmode"], said["host"], said["dbname"]) == (
+        "verify-full",
+        database.values["host"],
+        database.values["database"],
+    )
+
+
+@pytest.mark.smoke
+def test_strangers_are_refused(database: Database) -> None:
+    """A wrong password, no TLS, the databases of others, the superuser."""
+    refusals: list[tuple[dict[str, str], str]] = [
+        ({"password": "wrong"}, "password authentication failed"),
+        ({"sslmode": "disable"}, "no encryption"),
+        ({"dbname": "postgres"}, r"no pg_hba\.conf entry"),
+        ({"user": "postgres", "dbname": "postgres"}, r"no pg_hba\.conf entry"),
+    ]
+    for options, said in refusals:
+        with pytest.raises(psycopg.OperationalError, match=said):
+            database.connect(**options)
+    assert database.sql("SELECT count(*) FROM pg_authid WHERE rolsuper AND rolpassword IS NOT NULL") == "0"
+
+
+@pytest.mark.smoke
+def test_the_archive_is_current(site: Site, database: Database) -> None:
+    """A segment that is closed now is in the bucket in a moment, and there is a base backup that is not too old."""
+    segment = database.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    identifier = database.sql("SELECT system_identifier FROM pg_control_system()")
+    with Store.open(site, NAMESPACE, "minio-postgresql") as store:
+
+        def names(prefix: str) -> list[str]:
+            listed = store.client.list_objects(bucket_name=BUCKET, prefix=f"{identifier}/{prefix}/", recursive=True)
+            return [str(item.object_name) for item in listed]
+
+        until(f"segment {segment} is in the archive", lambda: any(segment in name for name in names("wals")))
+
+    def complete() -> list[datetime]:
+        backups = json.loads(database.exec("python3", "/opt/postgres_pod.py", "backups"))
+        return [datetime.fromisoformat(each["end"]) for each in backups if each["complete"]]
+
+    # The first one begins with the server, and again a minute later where the bucket was not there yet.
+    ends = until("there is a base backup", complete, 240)
+    age = (datetime.now(UTC) - max(ends)).total_seconds() / 3600
+    containers = site.core.read_namespaced_pod(POD, NAMESPACE).spec.containers
+    (interval,) = [each.value for each in containers[0].env if each.name == "BACKUP_INTERVAL_HOURS"]
+    assert age < 2 * float(interval)
+
+
+class Writer(threading.Thread):
+    """Commits one number after the other and remembers which, over every break."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(daemon=True)
+        self.database = database
+        self.committed: list[int] = []
+        self.breaks = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self.over.is_set():
+            try:
+                with self.database.connect(autocommit=True) as connection:
+                    while not self.over.is_set():
+                        number += 1
+                        connection.execute(f"INSERT INTO {SCHEMA}.rows VALUES (%s)", (number,))
+                        self.committed.append(number)
+            except psycopg.Error:
+                self.breaks += 1
+                self.over.wait(0.2)
+
+
+@pytest.mark.fault
+def test_a_killed_pod_loses_no_committed_row(site: Site, database: Database) -> None:
+    """While a client writes, the pod is killed; every row whose commit was confirmed is there afterwards."""
+    with database.connect() as connection:
+        connection.execute(f"CREATE TABLE {SCHEMA}.rows (number int PRIMARY KEY)")
+    before = site.core.read_namespaced_pod(POD, NAMESPACE).metadata.uid
+    writer = Writer(database)
+    writer.start()
+    try:
+        until("the client writes", lambda: len(writer.committed) > 50)
+        site.core.delete_namespaced_pod(POD, NAMESPACE, grace_period_seconds=0)
+
+        def back() -> bool:
+            try:
+                pod = site.core.read_namespaced_pod(POD, NAMESPACE)
+            except ApiException:
+                return False
+            return bool(
+                pod.metadata.uid != before and all(each.ready for each in pod.status.container_statuses or [{}])
+            )
+
+        until("another pod serves", back, 180)
+        written = len(writer.committed)
+        until("the client writes again", lambda: len(writer.committed) > written + 50)
+    finally:
+        writer.over.set()
+        writer.join(30)
+    assert writer.breaks
+    with database.connect() as connection:
+        found = {row[0] for row in connection.execute(f"SELECT number FROM {SCHEMA}.rows").fetchall()}
+    assert set(writer.committed) <= found
+
+
+@contextmanager
+def rehearsal(site: Site, target_time: str) -> Iterator[str]:
+    """A second server on a volume of its own that goes away with it, restored from the site's archive, to which it never writes."""
+    core = site.core
+    template = core.api_client.sanitize_for_serialization(
+        site.apps.read_namespaced_stateful_set("postgresql", NAMESPACE).spec.template
+    )
+    request = {"target_time": target_time, "timeline": "latest", "source": ""}
+
+    def remove() -> None:
+        for delete, name in (
+            (core.delete_namespaced_pod, REHEARSAL),
+            (core.delete_namespaced_config_map, REHEARSAL),
+        ):
+            try:
+                delete(name, NAMESPACE, grace_period_seconds=0)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    remove()
+    map_ = {"metadata": {"name": REHEARSAL}, "data": {"request.json": json.dumps(request)}}
+    owner = core.create_namespaced_config_map(NAMESPACE, map_).metadata.uid
+    spec = template["spec"]
+    spec["containers"] = [each for each in spec["containers"] if each["name"] == "postgresql"]
+    # Without the archive: its timeline is nobody's.
+    spec["containers"][0]["command"] += ["-c", "archive_mode=off"]
+    spec["containers"][0].pop("livenessProbe")
+    # Never ready: the Service sends nobody here.
+    spec["readinessGates"] = [{"conditionType": "slipway-test/never"}]
+    for volume in spec["volumes"]:
+        if volume["name"] == "data":
+            volume.pop("persistentVolumeClaim")
+            volume["emptyDir"] = {}
+        if volume["name"] == "restore":
+            volume["configMap"] = {"name": REHEARSAL}
+    # With the labels come the NetworkPolicies; owned by something, no controller takes it for its own.
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": REHEARSAL, "uid": owner, "controller": True}
+    metadata = {"name": REHEARSAL, "labels": template["metadata"]["labels"], "ownerReferences": [reference]}
+    try:
+        core.create_namespaced_pod(NAMESPACE, {"metadata": metadata, "spec": spec})
+        yield REHEARSAL
+    except AssertionError as failure:
+        pod = core.read_namespaced_pod(REHEARSAL, NAMESPACE)
+        raise AssertionError("\n".join([str(failure), *site.pod_evidence(NAMESPACE, pod)])) from failure
+    finally:
+        remove()
+
+
+@pytest.mark.fault
+def test_a_point_in_time_comes_back(site: Site, database: Database) -> None:
+    """Of a table that was dropped a moment later, every row of that moment: base backup, WAL and all."""
+    name = database.values["database"]
+    database.exec("python3", "/opt/postgres_pod.py", "backup")
+    database.sql(f"CREATE TABLE {SCHEMA}.kept AS SELECT generate_series(1, 1000) AS number", name)
+    time.sleep(1)
+    moment = database.sql("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US+00:00')")
+    time.sleep(1)
+    database.sql(f"DROP TABLE {SCHEMA}.kept", name)
+    segment = database.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    archived = "SELECT coalesce(last_archived_wal, '') >= '{}' FROM pg_stat_archiver"
+    until("the segment is archived", lambda: database.sql(archived.format(segment)) == "t")
+    with rehearsal(site, moment) as pod:
+        ask = f"SELECT count(*) FROM {SCHEMA}.kept"
+        found = until("the rehearsal serves", lambda: database.sql(ask, name, pod=pod, check=False), 240)
+    assert found == "1000"
+    assert database.sql(f"SELECT to_regclass('{SCHEMA}.kept') IS NULL", name) == "t"
