@@ -494,7 +494,12 @@ def test_only_some_reach_the_database(variables: Variables) -> None:
     assert flows["database"]["to"] == [{"namespace": "postgresql"}]
     assert flows["api"]["of"]["component"] == ["api-server", "scheduler"]
     assert flows["pipelines"]["of"] == {"component": ["triggerer", "worker"]}
+    assert (flows["logs"]["of"], flows["logs"]["ports"]) == ({"component": ["triggerer"]}, [8794])
     small = {flow["name"]: flow for flow in variables("small")["flows"]}
+    assert (small["to-logs"]["to"][0]["pods"]["component"], small["logs"]["ports"]) == (
+        ["triggerer", "scheduler"],
+        [8794, 8793],
+    )
     assert "api" not in small and "pipelines" not in small
     rich = {flow["name"]: flow for flow in variables("rich")["flows"]}
     assert rich["database"]["to"] == rich["git"]["to"] == rich["outside"]["to"] == ["outside"]
