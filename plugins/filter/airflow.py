@@ -34,7 +34,7 @@ def airflow_faults(options: Mapping[str, Any], parts: Sequence[str], archive: st
         options: those of the role by their names; `components`: those of the site in their order; `minio_tenants` and
             `git_users` where the site has its own.
         parts: the keys of airflow_resources.
-        archive: path of the packed chart.
+        archive: path of the packed chart; empty where the bundle lacks it or the image.
 
     Raises:
         AnsibleFilterError: the chart has no schema of its values.
@@ -55,6 +55,8 @@ def airflow_faults(options: Mapping[str, Any], parts: Sequence[str], archive: st
     faults += _pool_faults(options["airflow_pools"])
     for name in sorted(set(options["airflow_resources"]) - set(parts)):
         faults.append(f"airflow_resources: {name}: unknown; there are {', '.join(sorted(parts))}")
+    if not archive:
+        return [*faults, "the bundle has no chart or no image of Airflow; is it one of this release?"]
     values = options["airflow_values"]
     if "extraEnv" in values:
         faults.append("airflow_values: extraEnv: the role's own variables are there; put yours into env and secret")

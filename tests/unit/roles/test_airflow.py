@@ -538,6 +538,11 @@ def test_good_options_have_no_fault(packed: Path) -> None:
     assert filters.airflow_faults({**GIVEN, **good}, ["worker"], str(packed)) == []
 
 
+def test_a_bundle_without_airflow_is_named() -> None:
+    (found,) = filters.airflow_faults(GIVEN, ["worker"], "")
+    assert "the bundle has no chart or no image of Airflow" in found
+
+
 @pytest.mark.parametrize(
     ("option", "value", "fault"),
     [
