@@ -491,7 +491,7 @@ def test_only_some_reach_the_database(variables: Variables) -> None:
     """What people have written runs without: tasks come to it through the API server. Not so beside the scheduler."""
     flows = {flow["name"]: flow for flow in variables("plain")["flows"]}
     assert "worker" not in flows["database"]["of"]["component"]
-    assert flows["database"]["to"] == [{"namespace": "postgresql"}]
+    assert flows["database"]["to"] == [{"namespace": "postgresql", "pods": {"app.kubernetes.io/name": "postgresql"}}]
     assert flows["api"]["of"]["component"] == ["api-server", "scheduler"]
     assert flows["pipelines"]["of"] == {"component": ["triggerer", "worker"]}
     assert (flows["logs"]["of"], flows["logs"]["ports"]) == ({"component": ["triggerer"]}, [8794])
