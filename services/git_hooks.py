@@ -4,7 +4,7 @@
 Git calls this file by the names of the hooks, pre-receive and post-receive, through links in the folder of the hooks.
 Settings are read from a file at each push (JSON; its path is in SLIPWAY_GIT_SETTINGS):
 
-    approvers   names of the users who may change approvals/ and platform/ on main
+    approvers   names of the users who may change approvals/, platform/ and dags/ on main
     address     what the repository's address begins with in events, such as http://git.git
     webhooks    who is told; see git_webhooks.py
 
@@ -28,8 +28,8 @@ from typing import Any
 
 MAIN = "refs/heads/main"
 APPROVALS = "approvals"
-# What is written in these folders deploys whatever it likes, so it is approvers who write it.
-GUARDED = (APPROVALS, "platform")
+# What is written in these folders deploys or runs whatever it likes, so it is approvers who write it.
+GUARDED = (APPROVALS, "platform", "dags")
 KEYS = ("revision", "approvedBy", "reason")
 NONE = "0" * 40
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")

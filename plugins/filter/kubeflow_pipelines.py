@@ -166,7 +166,6 @@ connection_config {
 migration_options { enable_upgrade_migration: true }
 END
 """
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def kubeflow_pipelines_faults(options: Mapping[str, Any]) -> list[str]:
@@ -191,45 +190,10 @@ def kubeflow_pipelines_faults(options: Mapping[str, Any]) -> list[str]:
             faults.append(
                 f"kubeflow_pipelines_patches[{index}]: needs patch, may have target and options, as in a kustomization.yaml"
             )
-    for index, target in enumerate(options["kubeflow_pipelines_targets"]):
-        faults += _target_faults(f"kubeflow_pipelines_targets[{index}]", target)
     for name, least in (("kubeflow_pipelines_keep_pods", 60), ("kubeflow_pipelines_lost_pod_retries", 0)):
         if options[name] < least:
             faults.append(f"{name}: {options[name]} is less than {least}")
     return faults
-
-
-def _target_faults(where: str, target: Any) -> list[str]:
-    if not isinstance(target, Mapping) or not set(target) <= {"namespace", "pods", "ports"}:
-        return [f"{where}: needs namespace and ports, may have pods"]
-    faults: list[str] = []
-    if not isinstance(target.get("namespace"), str) or not _LABEL.fullmatch(target["namespace"]):
-        faults.append(f"{where}: namespace: {target.get('namespace')!r} is no name of a namespace")
-    ports = target.get("ports")
-    if not isinstance(ports, Sequence) or isinstance(ports, str) or not ports:
-        faults.append(f"{where}: ports: a list of numbers is needed, of the pods and not of their Service")
-    else:
-        faults += [
-            f"{where}: ports: {port!r} is no port"
-            for port in ports
-            if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536
-        ]
-    if not isinstance(target.get("pods", {}), Mapping):
-        faults.append(f"{where}: pods: {target['pods']!r} is no mapping of labels")
-    return faults
-
-
-def kubeflow_pipelines_target_flows(targets: Sequence[Mapping[str, Any]], runs: Mapping[str, str]) -> list[Json]:
-    """The flows from runs (pods with labels `runs`) to `targets`: each has `namespace` and `ports`, may have `pods`."""
-    return [
-        {
-            "name": f"target-{number}",
-            "of": dict(runs),
-            "to": [{key: target[key] for key in ("namespace", "pods") if target.get(key)}],
-            "ports": list(target["ports"]),
-        }
-        for number, target in enumerate(targets)
-    ]
 
 
 def kubeflow_pipelines_config(
@@ -558,7 +522,6 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "kubeflow_pipelines_faults": kubeflow_pipelines_faults,
-            "kubeflow_pipelines_target_flows": kubeflow_pipelines_target_flows,
             "kubeflow_pipelines_config": kubeflow_pipelines_config,
             "kubeflow_pipelines_overlay": kubeflow_pipelines_overlay,
         }

@@ -24,6 +24,10 @@ options:
     type: str
     choices: [privileged, baseline, restricted]
     default: baseline
+  labels:
+    description: Further labels of the namespace, by which flows of other namespaces know it.
+    type: dict
+    default: {}
   flows:
     description:
       - What is allowed. Each flow has C(name), C(of) (labels of the pods concerned, none for all; a list of values for any of them),
@@ -80,14 +84,16 @@ def main() -> None:
                 "choices": ["privileged", "baseline", "restricted"],
                 "default": "baseline",
             },
+            "labels": {"type": "dict", "default": {}},
             "flows": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
     name, flows = module.params["name"], module.params["flows"]
+    labels = {label: str(value) for label, value in module.params["labels"].items()}
     try:
         kube = KubeClient(module.params["kubeconfig"])
-        wanted = [namespace_object(name, module.params["pod_security"])]
+        wanted = [namespace_object(name, module.params["pod_security"], labels)]
         if flows:
             wanted += policies(flows, name, Addresses.read(kube))
         changes = ObjectSet(kube, "namespace", name, module.check_mode).apply(wanted)

@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parents[2]
 # The suite reaches Services by the same code as the modules do.
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
+from .airflow import airflow, airflow_installed, dag  # noqa: E402, F401
 from .argocd import argo, argocd_installed  # noqa: E402, F401
 from .front_door import ca_option, front_door  # noqa: E402, F401
 from .git import git  # noqa: E402, F401

@@ -269,11 +269,11 @@ class ObjectSet:
         self._kube.apply(self._record_path(), body, FIELD_MANAGER)
 
 
-def namespace_object(name: str, pod_security: str) -> Json:
-    """A Namespace that enforces a Pod Security Standard."""
+def namespace_object(name: str, pod_security: str, more: Mapping[str, str] | None = None) -> Json:
+    """A Namespace that enforces a Pod Security Standard; `more` are labels besides."""
     label = "pod-security.kubernetes.io"
     warned = "restricted" if pod_security == "baseline" else pod_security
-    labels = {**MANAGED_BY, f"{label}/enforce": pod_security, f"{label}/warn": warned}
+    labels = {**MANAGED_BY, f"{label}/enforce": pod_security, f"{label}/warn": warned, **(more or {})}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 

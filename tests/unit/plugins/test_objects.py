@@ -9,7 +9,7 @@ import pytest
 from ansible.module_utils.slipway import objects
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json
-from ansible.module_utils.slipway.objects import ObjectSet, covers
+from ansible.module_utils.slipway.objects import ObjectSet, covers, namespace_object
 
 from .fakes import FakeObjects
 
@@ -148,3 +148,18 @@ def test_words_are_compared_not_order_of_keys() -> None:
     assert covers({"a": [{"b": 1, "c": 2}], "d": 3}, {"a": [{"b": 1}]})
     assert not covers({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}]})
     assert not covers({"a": None}, {"a": {}})
+
+
+def test_a_namespace_has_its_level_and_further_labels() -> None:
+    labels = namespace_object("shop", "baseline", {"slipway/submits-runs": "true"})["metadata"]["labels"]
+    level = "pod-security.kubernetes.io"
+    assert (
+        labels.items()
+        >= {
+            f"{level}/enforce": "baseline",
+            f"{level}/warn": "restricted",
+            "slipway/submits-runs": "true",
+            "app.kubernetes.io/managed-by": "slipway",
+        }.items()
+    )
+    assert namespace_object("shop", "restricted")["metadata"]["labels"][f"{level}/warn"] == "restricted"

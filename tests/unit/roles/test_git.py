@@ -104,7 +104,7 @@ def test_every_argument_is_one_of_the_program(rendered: dict[str, Any]) -> None:
 
 def test_only_declared_users_are_mounted(rendered: dict[str, Any], tmp_path: Path) -> None:
     """A user that is taken out leaves a key in the Secret, and no file."""
-    names = ["argocd.read", "pipeline.write", "admin.write"]
+    names = ["argocd.read", "airflow.read", "pipeline.write", "admin.write"]
     (users, webhook) = rendered["secrets"]
     assert [key["name"] for key in users["wanted"]] == names
     assert {key["length"] for key in (*users["wanted"], *webhook["wanted"])} == {40}
@@ -142,7 +142,7 @@ def test_the_content_is_mounted_as_folders(rendered: dict[str, Any]) -> None:
     (mounted,) = [volume["configMap"]["items"] for volume in volumes if volume["name"] == "content"]
     assert sorted(item["key"] for item in mounted) == sorted(content)
     assert [item["path"] for item in mounted] == [
-        f"{name}README.md" for name in ("", "apps/", "approvals/", "platform/")
+        f"{name}README.md" for name in ("", "apps/", "approvals/", "platform/", "dags/")
     ]
     assert "{{" not in "".join(content.values())
     assert "git clone https://<user>@git.test.internal/platform.git" in content["README.md"]

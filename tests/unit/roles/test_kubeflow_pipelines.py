@@ -346,15 +346,13 @@ GIVEN: Json = {
     "components": ["minio", "git", "kubeflow_pipelines"],
     "kubeflow_pipelines_resources": {},
     "kubeflow_pipelines_patches": [],
-    "kubeflow_pipelines_targets": [],
     "kubeflow_pipelines_keep_pods": 3600,
     "kubeflow_pipelines_lost_pod_retries": 2,
 }
 
 
 def test_good_options_have_no_fault() -> None:
-    good = {"kubeflow_pipelines_targets": [{"namespace": "a", "pods": {"app": "x"}, "ports": [80]}]}
-    assert overlay.kubeflow_pipelines_faults({**GIVEN, **good}) == []
+    assert overlay.kubeflow_pipelines_faults(GIVEN) == []
 
 
 @pytest.mark.parametrize(
@@ -365,11 +363,6 @@ def test_good_options_have_no_fault() -> None:
         ("components", ["minio", "kubeflow_pipelines", "git"], "git must come before"),
         ("kubeflow_pipelines_resources", {"sql": {}}, "sql: unknown; there are api_server"),
         ("kubeflow_pipelines_patches", [{"target": {}}], "patches[0]: needs patch"),
-        ("kubeflow_pipelines_targets", ["x"], "targets[0]: needs namespace and ports"),
-        ("kubeflow_pipelines_targets", [{"namespace": "A b", "ports": [1]}], "'A b' is no name of a namespace"),
-        ("kubeflow_pipelines_targets", [{"namespace": "a", "ports": []}], "a list of numbers is needed"),
-        ("kubeflow_pipelines_targets", [{"namespace": "a", "ports": ["http"]}], "'http' is no port"),
-        ("kubeflow_pipelines_targets", [{"namespace": "a", "ports": [1], "pods": "x"}], "no mapping of labels"),
         ("kubeflow_pipelines_keep_pods", 3, "3 is less than 60"),
         ("kubeflow_pipelines_lost_pod_retries", -1, "-1 is less than 0"),
     ],
