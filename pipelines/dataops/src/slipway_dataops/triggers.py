@@ -78,7 +78,6 @@ class FinishedDropTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Looks, for ever."""
         # A DAG that names this class is parsed without what reads data.
-        from epos.errors import EposError
         from slipway_dataops import drops
         from slipway_dataops.connections import object_store
 
@@ -88,7 +87,8 @@ class FinishedDropTrigger(BaseEventTrigger):
                 client, place = await object_store(self.s3_conn_id, self.location)
                 # Those that were removed are forgotten.
                 found = {drop.name: drop for drop in await asyncio.to_thread(drops.finished, client, place)}
-            except EposError as error:
+            except Exception as error:
+                # Who watches goes on whatever happens, a connection that is not there yet included.
                 self.log.warning("%s: %s; looking again in %.0f s", self.location, error, self.poll)
             else:
                 fresh = [drop for name, drop in found.items() if announced.get(name) != drop.completed]
