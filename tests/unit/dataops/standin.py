@@ -84,7 +84,7 @@ class Pipelines:
         query = {"name": version or name}
         if version:
             found = requests.get(f"{self.url}/apis/v2beta1/pipelines", timeout=10).json()["pipelines"]
-            query["pipelineid"] = next(each["pipeline_id"] for each in found if each["display_name"] == name)
+            query["pipelineid"] = next(each["pipewordsid"] for each in found if each["display_name"] == name)
         where = "upload_version" if version else "upload"
         answer = requests.post(f"{self.url}/apis/v2beta1/pipelines/{where}", params=query, timeout=10,
                                files={"uploadfile": ("p.yaml", path.read_bytes())})  # fmt: skip
@@ -118,10 +118,11 @@ def serving_pipelines() -> Iterator[Pipelines]:
 
         def outputs(pod: Any) -> Any:
             """What the steps of pipeline `epos` leave: enough for the steps after them."""
-            command = pod["spec"]["containers"][0]["command"]
+            main = pod["spec"]["containers"][0]
+            words = [*main["command"], *main["args"]]
             result = played(pod)
-            if command[:2] == ["python3", "-m"]:
-                found.ended(command[-1], pod["metadata"]["labels"][pods.RUN_LABEL])
+            if words[:4] == ["python3", "-m", "epos", "step"]:
+                found.ended(words[4], pod["metadata"]["labels"][pods.RUN_LABEL])
                 values = {"verdict": "released"}
                 result["parameters"] = {n: values.get(n, "x") for n in cluster.orders(pod)["parameters"]}
             return result

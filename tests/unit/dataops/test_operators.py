@@ -64,8 +64,7 @@ def test_a_run_is_submitted_and_waited_for(pipelines: Pipelines, deferrable: boo
     task = operator(parameters={"count": 2}, deferrable=deferrable)
     if deferrable:
         deferred = defer(task)
-        assert deferred.kwargs is not None
-        result = task.execute_complete(context(), fire(trigger(deferred)), **deferred.kwargs)
+        result = task.execute_complete(context(), fire(trigger(deferred)))
     else:
         result = task.execute(context())
     (run,) = pipelines.runs()
@@ -107,7 +106,7 @@ def test_a_failed_run_is_not_tried_again_by_itself(pipelines: Pipelines) -> None
     task = operator(deferrable=True)
     deferred = defer(task)
     with pytest.raises(AirflowFailException, match="ended FAILED; failed: train;"):
-        task.execute_complete(context(), fire(trigger(deferred)), **(deferred.kwargs or {}))
+        task.execute_complete(context(), fire(trigger(deferred)))
     assert len(pipelines.runs()) == 2, "who clears the task gets another run"
 
 
@@ -118,7 +117,7 @@ def test_a_run_that_somebody_terminates(pipelines: Pipelines) -> None:
     deferred = defer(task)
     KubeflowPipelinesHook().terminate(deferred.trigger.run_id)
     with pytest.raises(AirflowFailException, match="was terminated"):
-        task.execute_complete(context(), fire(trigger(deferred)), **(deferred.kwargs or {}))
+        task.execute_complete(context(), fire(trigger(deferred)))
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -129,7 +128,7 @@ def test_a_run_that_takes_too_long_is_terminated(pipelines: Pipelines, deferrabl
     with pytest.raises(AirflowFailException, match=r"after 0\.5 s and was terminated"):
         if deferrable:
             deferred = defer(task)
-            task.execute_complete(context(), fire(trigger(deferred)), **(deferred.kwargs or {}))
+            task.execute_complete(context(), fire(trigger(deferred)))
         else:
             task.execute(context())
     eventually(lambda: pipelines.runs()[0].state == "FAILED" and pipelines.runs()[0].cancel)
@@ -180,7 +179,7 @@ def test_a_server_that_stays_away_is_worth_a_retry(pipelines: Pipelines, monkeyp
     connect(monkeypatch, "kubeflow_pipelines_default", "http://127.0.0.1:9")
     event = fire(trigger(deferred))
     with pytest.raises(AirflowException, match="no good answer") as caught:
-        task.execute_complete(context(), event, **(deferred.kwargs or {}))
+        task.execute_complete(context(), event)
     assert not isinstance(caught.value, AirflowFailException)
     with pytest.raises(AirflowException, match="no good answer") as caught:
         operator(away=0.3).execute(context())

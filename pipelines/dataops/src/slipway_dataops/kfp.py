@@ -266,7 +266,8 @@ class Client:
             version = await self._patiently(lambda: self._ask("GET", path))
             # Beside the tasks the server lists their drivers, groups, attempts and the workflow.
             names = _task_names(version["pipeline_spec"])
-            failed = {name: words for name, words in run.failed.items() if name in names} or run.failed
+            of_tasks = {name: words for name, words in run.failed.items() if name in names}
+            failed = of_tasks or {name: words for name, words in run.failed.items() if words} or run.failed
         except (KubeflowPipelinesError, KeyError, TypeError, AttributeError) as error:
             log.info("nothing is known of the pipeline of run %s: %s", run.run_id, error)
         tasks = ", ".join(f"{name} ({words})" if words else name for name, words in sorted(failed.items()))
@@ -362,18 +363,19 @@ async def outcome(client: Client, run_id: str, deadline: float, poll: float) -> 
         poll: between two looks, s.
 
     Returns:
-        `status`: succeeded, failed, terminated, overdue, away or refused; `message` for people; `run`, where it is known.
+        `status`: succeeded, failed, terminated, overdue, away or refused; `message` for people; `run_id`; `run`, where it is known.
     """
+    event: Json = {"run_id": run_id, "run": None}
     try:
         async with client.open():
             run = await client.follow(run_id, deadline, poll)
             if run.state == "SUCCEEDED":
-                return {"status": "succeeded", "message": "", "run": run.facts()}
+                return event | {"status": "succeeded", "message": "", "run": run.facts()}
             status = "terminated" if run.terminated else "failed"
-            return {"status": status, "message": await client.explain(run), "run": run.facts()}
+            return event | {"status": status, "message": await client.explain(run), "run": run.facts()}
     except KubeflowPipelinesError as error:
         status = {Overdue: "overdue", Away: "away"}.get(type(error), "refused")
-        return {"status": status, "message": str(error), "run": None}
+        return event | {"status": status, "message": str(error)}
 
 
 class _Unwell(Exception):

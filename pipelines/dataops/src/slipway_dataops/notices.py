@@ -13,7 +13,7 @@ CONNECTION = "dataops_notices"
 log = logging.getLogger(__name__)
 
 
-def tell(text: str) -> bool:
+def tell(text: str, level: int = logging.INFO) -> bool:
     """Sends a line to the webhook of connection `dataops_notices` (`{"text": ...}`, as Slack, Mattermost and others take it), and to the
     log. Nobody's work stops because the webhook is away, or because there is none.
 
@@ -26,7 +26,7 @@ def tell(text: str) -> bool:
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    log.info("%s", text)
+    log.log(level, "%s", text)
     try:
         url = BaseHook.get_connection(CONNECTION).password
     except AirflowNotFoundException:
@@ -47,4 +47,4 @@ def tell_failure(context: Context) -> None:
     reason = str(exception) or type(exception).__name__
     lines = reason.strip().splitlines()
     shown = "\n".join(lines[:10]) + (f"\n... and {len(lines) - 10} lines more" if len(lines) > 10 else "")
-    tell(f"DAG {ti.dag_id}, run {ti.run_id}: task {ti.task_id} failed: {shown}")
+    tell(f"DAG {ti.dag_id}, run {ti.run_id}: task {ti.task_id} failed: {shown}", logging.ERROR)

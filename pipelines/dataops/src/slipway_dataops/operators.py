@@ -96,15 +96,14 @@ class KubeflowPipelinesRunOperator(BaseOperator):
                     self.kubeflow_pipelines_conn_id, run.run_id, deadline, self.poll, self.away, owns_run=True
                 ),
                 method_name="execute_complete",
-                kwargs={"run_id": run.run_id},
             )
         event = hook.outcome(run.run_id, deadline, self.poll)
-        return self.execute_complete(context, event, run.run_id)
+        return self.execute_complete(context, event)
 
-    def execute_complete(self, context: Context, event: Json, run_id: str) -> Json:
+    def execute_complete(self, context: Context, event: Json) -> Json:
         """Judges how the waiting ended."""
         if event["status"] == "overdue":
-            self._hook().terminate(run_id)
+            self._hook().terminate(event["run_id"])
             event = {**event, "message": f"{event['message']} after {self.timeout:g} s and was terminated"}
         self._run_id = None
         return judge(event)

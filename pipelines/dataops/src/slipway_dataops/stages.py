@@ -164,36 +164,36 @@ class Stages:
     def _dropped(self, drop: Json) -> Iterator[Path]:
         place = Location.parse(drop["snapshot"].rpartition("/")[0])
         manifest = store.read_object(self.client, place, drop["snapshot"].rpartition("/")[2])
-        with _folder() as root:
-            store.pull(self.client, Location.parse(drop["location"]), root / "set", manifest)
-            yield root / "set"
+        with _folder(drop["location"]) as root:
+            store.pull(self.client, Location.parse(drop["location"]), root, manifest)
+            yield root
 
     @contextmanager
     def _pulled(self, made: Json) -> Iterator[Path]:
-        with _folder() as root:
-            place = Location.parse(made["location"])
-            pulled = store.pull(self.client, place, root / "set")
+        with _folder(made["location"]) as root:
+            pulled = store.pull(self.client, Location.parse(made["location"]), root)
             if pulled["data_hash"] != made["hash"]:
-                raise DataError(f"{place}: has data {pulled['data_hash'][:12]}, expected {made['hash'][:12]}")
-            yield root / "set"
+                raise DataError(f"{root}: has data {pulled['data_hash'][:12]}, expected {made['hash'][:12]}")
+            yield root
 
     def _made(self, stage: str, source: Path, work: Callable[[Path, Path], Json]) -> Json:
-        with _folder() as root:
-            try:
-                facts = work(source, root / "made")
-            except DataError as error:
-                # People know the data by their place, not by the folder they were fetched to.
-                raise DataError(str(error).replace(f"{source}/", "").replace(f"{root / 'made'}/", "")) from error
+        with _folder(stage) as root:
+            facts = work(source, root)
             place = self.data.below(stage)
-            digest = lineage.keep(self.client, place, root / "made")
+            digest = lineage.keep(self.client, place, root)
             log.info("%s: data %s", stage, digest[:12])
             return {"hash": digest, "location": str(place.below(digest[:12])), **facts}
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def _folder(place: str) -> Iterator[Path]:
+    """A folder for a while, that errors call by the place it stands for: people know no other."""
     with tempfile.TemporaryDirectory(prefix="dataops-") as folder:
-        yield Path(folder)
+        root = Path(folder) / "set"
+        try:
+            yield root
+        except DataError as error:
+            raise DataError(str(error).replace(str(root), place)) from error
 
 
 def summary(chain: Json) -> str:
