@@ -29,7 +29,7 @@ class KubeflowPipelinesRunTrigger(BaseTrigger):
     def __init__(
         self, kubeflow_pipelines_conn_id: str, run_id: str, deadline: float, poll: float, away: float, owns_run: bool
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kubeflow_pipelines_conn_id = kubeflow_pipelines_conn_id
         self.run_id, self.deadline, self.poll, self.away, self.owns_run = run_id, deadline, poll, away, owns_run
 
@@ -67,7 +67,7 @@ class FinishedDropTrigger(BaseEventTrigger):
     _STATE = "announced"
 
     def __init__(self, s3_conn_id: str, location: str, poll: float = 30.0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.s3_conn_id, self.location, self.poll = s3_conn_id, location, poll
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
