@@ -31,11 +31,11 @@ from epos.bop import (
 )
 from epos.errors import DataError
 
-_MODES = ("RGB", "RGBA", "L", "P")
-_MIN_SIDE = 32  # px
-_BRIGHTNESS = (8.0, 247.0)  # Mean of all values, 0..255.
-_MIN_CONTRAST = 2.0  # Standard deviation of all values.
-_MIN_VISIBLE = 0.1  # As in BOP's evaluation: of less nothing can be said.
+MODES = ("RGB", "RGBA", "L", "P")
+MIN_SIDE = 32  # px
+BRIGHTNESS = (8.0, 247.0)  # Mean of all values, 0..255.
+MIN_CONTRAST = 2.0  # Standard deviation of all values.
+MIN_VISIBLE = 0.1  # As in BOP's evaluation: of less nothing can be said.
 _MASK_TOLERANCE = 0.05  # Fraction of the pixels, or of the image's longer side.
 _MASK_SLACK_PX = 5
 _MIN_SHARE = 0.1  # Of the rarest object, compared with the most frequent one.
@@ -44,13 +44,13 @@ _SHOWN = 10  # Offenders in the report and in the error.
 
 _TEXTS = {
     "schema": "every file is there and readable, with all fields and one size of image",
-    "image-format": f"images have 8 bits for each channel and at least {_MIN_SIDE} px on each side",
-    "image-brightness": f"no image is black or white: its mean is in {_BRIGHTNESS[0]:.0f}..{_BRIGHTNESS[1]:.0f} of 255",
-    "image-content": f"no image is of one colour: its standard deviation is at least {_MIN_CONTRAST:.0f} of 255",
+    "image-format": f"images have 8 bits for each channel and at least {MIN_SIDE} px on each side",
+    "image-brightness": f"no image is black or white: its mean is in {BRIGHTNESS[0]:.0f}..{BRIGHTNESS[1]:.0f} of 255",
+    "image-content": f"no image is of one colour: its standard deviation is at least {MIN_CONTRAST:.0f} of 255",
     "camera": "focal lengths are positive and the principal point lies in the image",
     "pose-rotation": "rotations are orthonormal and no reflections",
     "pose-in-front": "objects lie in front of the camera, with all their vertices",
-    "pose-in-image": f"objects of which {_MIN_VISIBLE:.0%} are visible lie in the image, at least in part",
+    "pose-in-image": f"objects of which {MIN_VISIBLE:.0%} are visible lie in the image, at least in part",
     "mask-size": "masks have the size of their image",
     "mask-visibility": "masks and scene_gt_info.json agree about what is visible",
     "mask-pose": "visible pixels lie where the pose projects the object to",
@@ -169,11 +169,11 @@ class _Examination:
 
     def _image(self, split: str, path: Path, mode: str, pixels: np.ndarray) -> None:
         height, width = pixels.shape[:2]
-        good = mode in _MODES and min(height, width) >= _MIN_SIDE
+        good = mode in MODES and min(height, width) >= MIN_SIDE
         self.check("image-format", good, f"{path}: {width}x{height} px of mode {mode}")
         mean, deviation = float(pixels.mean()), float(pixels.std())
-        self.check("image-brightness", _BRIGHTNESS[0] <= mean <= _BRIGHTNESS[1], f"{path}: its mean is {mean:.1f}")
-        self.check("image-content", deviation >= _MIN_CONTRAST, f"{path}: its standard deviation is {deviation:.1f}")
+        self.check("image-brightness", BRIGHTNESS[0] <= mean <= BRIGHTNESS[1], f"{path}: its mean is {mean:.1f}")
+        self.check("image-content", deviation >= MIN_CONTRAST, f"{path}: its standard deviation is {deviation:.1f}")
         # The pixels, not the file: an image that was encoded again is the same image.
         self.images[split].setdefault(hashlib.sha256(pixels.tobytes()).hexdigest(), path)
 
@@ -196,7 +196,7 @@ class _Examination:
             "pose-in-front", nearest > 0, f"{where}.cam_t_m2c: the nearest vertex has a depth of {nearest:.1f} mm"
         )
         fraction = info.get("visib_fract", 1.0)
-        seen = isinstance(fraction, int | float) and fraction >= _MIN_VISIBLE
+        seen = isinstance(fraction, int | float) and fraction >= MIN_VISIBLE
         if seen:
             self.visible[split][model.obj_id] += 1
         if nearest <= 0:
