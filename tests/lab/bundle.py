@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.lab import argocd, debian, devices, gobuild, images, kfp_images, postgresql, services, training
+from tests.lab import argocd, dataops, debian, devices, gobuild, images, kfp_images, postgresql, services, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
 from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
@@ -32,6 +32,8 @@ CERT_MANAGER = "github.com/cert-manager/cert-manager"
 CERT_MANAGER_PARTS = ("controller", "webhook", "cainjector")
 # What upstream's release puts into the chart's archive.
 CERT_MANAGER_CHART = ("Chart.yaml", "values.yaml", "values.schema.json", "templates")
+# Images built from recipes of the project that only the component of their name needs.
+COMPONENTS = ("postgresql", "airflow")
 BUSYBOX = {"busybox-static": ["/bin/busybox"]}
 # The cache forgets what was not used for so many seconds, and all but so many versions of one thing.
 UNUSED_FOR_S = 14 * 24 * 3600.0
@@ -180,6 +182,11 @@ class Plan:
         return postgresql.image()
 
     @cached_property
+    def airflow(self) -> images.Built:
+        """The image of Airflow."""
+        return dataops.image()
+
+    @cached_property
     def packaged(self) -> list[Image]:
         """The images of the components that k3s packages, and the busybox of storage helpers."""
         programs = [Image(program.name, program.version, (program,)) for program in PACKAGED]
@@ -223,6 +230,8 @@ class Plan:
             self.argocd.key,
             self.services.key,
             self.postgresql.key,
+            self.airflow.key,
+            dataops.chart_version(),
             *(image.key for image in kfp_images.members()),
             kfp_base.text(),
             project_version(),
@@ -264,16 +273,24 @@ class Plan:
         return next(cache.entry("chart", "cert-manager", key, make).iterdir())
 
     def gpu_chart(self, cache: Cache) -> Path:
-        """The chart of the GPU operator's stand-in, as an archive with always the same bytes, in a folder of its own."""
-        version = devices.chart_version()
+        """The chart of the GPU operator's stand-in."""
+        return standin_chart(cache, "gpu-operator", devices.chart_version(), devices.copy_chart)
 
-        def make(draft: Path) -> None:
-            draft.mkdir()
-            with cache.workdir() as work:
-                devices.copy_chart(work / "chart")
-                pack(work / "chart", "gpu-operator", draft / f"gpu-operator-{version}.tgz")
+    def airflow_chart(self, cache: Cache) -> Path:
+        """The stand-in for Airflow's chart."""
+        return standin_chart(cache, "airflow", dataops.chart_version(), dataops.copy_chart)
 
-        return next(cache.entry("chart", "gpu-operator", hash_inputs("chart", version), make).iterdir())
+
+def standin_chart(cache: Cache, name: str, version: str, copy: Callable[[Path], None]) -> Path:
+    """A chart of ours as an archive with always the same bytes, in a folder of its own."""
+
+    def make(draft: Path) -> None:
+        draft.mkdir()
+        with cache.workdir() as work:
+            copy(work / "chart")
+            pack(work / "chart", name, draft / f"{name}-{version}.tgz")
+
+    return next(cache.entry("chart", name, hash_inputs("chart", version), make).iterdir())
 
 
 def pack(source: Path, top: str, target: Path) -> None:
@@ -358,8 +375,13 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
         manifest: dict[str, Any] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
-    built = (("epos", training.image(variant)), ("services", services.image()), ("postgresql", postgresql.image()))
-    for name, image in built:
+    built = {
+        "epos": training.image(variant),
+        "services": services.image(),
+        "postgresql": postgresql.image(),
+        "airflow": dataops.image(),
+    }
+    for name, image in built.items():
         file = f"images/{name}.tar"
         if manifest.get("images", {}).get(name) == image.reference and (folder / file).exists():
             continue
@@ -374,7 +396,7 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
             "version": project_version(),
             "images": [image.reference],
             "built": True,
-            **({"component": name} if name == "postgresql" else {}),
+            **({"component": name} if name in COMPONENTS else {}),
         }
         manifest["images"] = {**manifest.get("images", {}), name: image.reference}
         others = [artifact for artifact in manifest["artifacts"] if artifact["path"] != file]
@@ -399,8 +421,8 @@ def compile_all(programs: Iterable[gobuild.Program | gobuild.Standin], cache: Ca
 def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
     # What waits for downloads and what needs processors hardly disturb each other.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        images_of_ours = (plan.epos, plan.services, plan.gpu_operator, plan.postgresql)
-        epos, own, gpu_operator, database = (beside.submit(image.archive, cache) for image in images_of_ours)
+        images_of_ours = (plan.epos, plan.services, plan.gpu_operator, plan.postgresql, plan.airflow)
+        epos, own, gpu_operator, database, flows = (beside.submit(image.archive, cache) for image in images_of_ours)
         pipelines = beside.submit(kfp_images.archive, cache)
         compile_all(plan.compiled, cache)
         helm, k3s = HELM.build(cache), plan.standin.build(cache)
@@ -408,11 +430,12 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
         packaged = archive(cache, "k3s", plan.packaged)
         minio = archive(cache, "minio", [plan.minio])
         chart, gpu_chart, cert_manager_chart = plan.chart(cache), plan.gpu_chart(cache), plan.cert_manager_chart(cache)
+        airflow_chart = plan.airflow_chart(cache)
         cert_manager = archive(cache, "cert-manager", plan.cert_manager)
         argocd_archive, argocd_manifests = plan.argocd.archive(cache), argocd.manifests(cache)
         kfp_manifests = kfp_images.manifests(cache)
         epos_archive, services_archive, gpu_archive = epos.result(), own.result(), gpu_operator.result()
-        kfp_archive, postgresql_archive = pipelines.result(), database.result()
+        kfp_archive, postgresql_archive, airflow_archive = pipelines.result(), database.result(), flows.result()
     chart_version = chart.stem.removeprefix("minio-")
     gpu_version = devices.chart_version()
     helm_version = HELM.version
@@ -431,8 +454,10 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "images/services.tar": services_archive,
             "images/kubeflow_pipelines.tar": kfp_archive,
             "images/postgresql.tar": postgresql_archive,
+            "images/airflow.tar": airflow_archive,
             f"charts/{chart.name}": chart,
             f"charts/{gpu_chart.name}": gpu_chart,
+            f"charts/{airflow_chart.name}": airflow_chart,
             f"charts/{cert_manager_chart.name}": cert_manager_chart,
             f"manifests/{argocd_manifests.name}": argocd_manifests,
             f"manifests/{kfp_manifests.name}": kfp_manifests,
@@ -456,6 +481,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "argocd": argocd_version,
             "kubeflow_pipelines": kfp_base.version(),
             "postgresql": postgresql.version(),
+            "airflow": dataops.airflow_version(),
             "epos": epos_version,
         },
         "images": {
@@ -467,6 +493,7 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             "services": plan.services.reference,
             **kfp_images.references(),
             "postgresql": plan.postgresql.reference,
+            "airflow": plan.airflow.reference,
             # One stand-in for the operator, its device plugin and the image of its check.
             "gpu_operator": plan.gpu_operator.reference,
             "gpu_device_plugin": plan.gpu_operator.reference,
@@ -519,6 +546,14 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
                 {
                     "path": "images/postgresql.tar", "kind": "images", "name": "postgresql", "version": postgresql.version(),
                     "component": "postgresql", "images": [plan.postgresql.reference],
+                },
+                {
+                    "path": "images/airflow.tar", "kind": "images", "name": "airflow", "version": dataops.airflow_version(),
+                    "component": "airflow", "images": [plan.airflow.reference],
+                },
+                {
+                    "path": f"charts/{airflow_chart.name}", "kind": "chart", "name": "airflow", "version": dataops.chart_version(),
+                    "component": "airflow",
                 },
                 {
                     "path": "images/gpu_operator.tar", "kind": "images", "name": "gpu-operator", "version": gpu_version,

@@ -15,6 +15,7 @@ import yaml
 from tests.lab import (
     argocd,
     bundle,
+    dataops,
     debian,
     devices,
     gobuild,
@@ -357,6 +358,7 @@ def test_our_images_join_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(training, "image", lambda variant: FakeImage(archive, f"localhost/epos:{variant}"))
     monkeypatch.setattr(services, "image", lambda: FakeImage(archive, "localhost/services:1"))
     monkeypatch.setattr(postgresql, "image", lambda: FakeImage(archive, "localhost/postgresql:1"))
+    monkeypatch.setattr(dataops, "image", lambda: FakeImage(archive, "localhost/airflow:1"))
     with pytest.raises(LabError, match="fill the bundle first"):
         bundle.add_built(Cache(tmp_path / "cache"), folder)
 
@@ -370,11 +372,12 @@ def test_our_images_join_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest
         "epos": "localhost/epos:cuda",
         "services": "localhost/services:1",
         "postgresql": "localhost/postgresql:1",
+        "airflow": "localhost/airflow:1",
     }
-    images_of_ours = [f"images/{name}.tar" for name in ("epos", "services", "postgresql")]
+    images_of_ours = [f"images/{name}.tar" for name in ("epos", "services", "postgresql", "airflow")]
     assert [entry["path"] for entry in manifest["artifacts"]] == ["bin/k3s", *images_of_ours]
     # Nodes of a site without it do not import it.
-    assert [entry.get("component") for entry in manifest["artifacts"]] == [None, None, None, "postgresql"]
+    assert [entry.get("component") for entry in manifest["artifacts"]] == [None, None, None, "postgresql", "airflow"]
     assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
     assert manifest["artifacts"][1]["built"] is True
     assert (folder / "images/epos.tar").read_bytes() == b"image"
@@ -428,6 +431,10 @@ def test_manifest_names_what_the_roles_look_for(tmp_path: Path, monkeypatch: pyt
     (database,) = [entry for entry in manifest["artifacts"] if entry.get("component") == "postgresql"]
     assert database["images"] == [manifest["images"]["postgresql"]] == [plan.postgresql.reference]
     assert manifest["versions"]["postgresql"] == database["version"] == "15"
+    image, airflow_chart = [entry for entry in manifest["artifacts"] if entry.get("component") == "airflow"]
+    assert image["images"] == [manifest["images"]["airflow"]] == [plan.airflow.reference]
+    assert (airflow_chart["kind"], airflow_chart["name"]) == ("chart", "airflow")
+    assert manifest["versions"]["airflow"] == image["version"] == dataops.airflow_version()
 
 
 def test_after_a_failed_program_nothing_new_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
