@@ -132,8 +132,10 @@ def _without_null(value: Any) -> Any:
     return [_without_null(each) for each in value] if isinstance(value, list) else value
 
 
-def airflow_env(connections: Mapping[str, Mapping[str, Any]], secrets: Iterable[Mapping[str, str]]) -> list[Json]:
-    """The variables by which Airflow knows `connections`, as a container has them.
+def airflow_env(
+    connections: Mapping[str, Mapping[str, Any]], secrets: Iterable[Mapping[str, str]], variables: Mapping[str, Any]
+) -> list[Json]:
+    """The environment by which Airflow knows `connections` and `variables`, as a container has it.
 
     A connection names values of Secrets as `$(NAME)`; `secrets` says from which (`name`, `secret`, `key`). Those that none
     names are left out.
@@ -145,6 +147,10 @@ def airflow_env(connections: Mapping[str, Mapping[str, Any]], secrets: Iterable[
         {"name": item["name"], "valueFrom": {"secretKeyRef": {"name": item["secret"], "key": item["key"]}}}
         for item in named
     ]
+    texts |= {
+        f"AIRFLOW_VAR_{name.upper()}": each if isinstance(each, str) else json.dumps(each, sort_keys=True)
+        for name, each in variables.items()
+    }
     return values + [{"name": name, "value": text} for name, text in texts.items()]
 
 

@@ -14,7 +14,11 @@ from tests.lab.process import LabError
 FOLDER = PROJECT / "pipelines/dataops/image"
 LOCK = PROJECT / "requirements/airflow.txt"
 # The data checks of the training package are used by the data operations.
-SOURCES = (PROJECT / "pipelines/dataops/src/slipway_dataops", PROJECT / "pipelines/epos/src/epos")
+SOURCES = (
+    PROJECT / "pipelines/dataops/src/slipway_dataops",
+    PROJECT / "pipelines/dataops/dags",
+    PROJECT / "pipelines/epos/src/epos",
+)
 CHART = PROJECT / "tests/lab/charts/airflow"
 
 

@@ -387,7 +387,8 @@ def test_the_configuration(chart: Path, template: Callable[[Path, str], Rendered
     assert {key: config["logging"][key] for key in ("remote_logging", "remote_base_log_folder", "remote_log_conn_id")} == {
         "remote_logging": "True", "remote_base_log_folder": "s3://airflow-logs", "remote_log_conn_id": "airflow_logs",
     }  # fmt: skip
-    (bundle,) = json.loads(config["dag_processor"]["dag_bundle_config_list"])
+    own, bundle = json.loads(config["dag_processor"]["dag_bundle_config_list"])
+    assert own["kwargs"] == {"path": "/opt/slipway/dags"}
     assert bundle["classpath"] == "airflow.providers.git.bundles.git.GitDagBundle"
     assert bundle["kwargs"] == {
         "git_conn_id": "git_platform", "tracking_ref": "main", "subdir": "dags", "refresh_interval": 30,
@@ -416,6 +417,8 @@ def test_connections(chart: Path, template: Callable[[Path, str], Rendered]) -> 
         }  # fmt: skip
         assert found["MINIO_DEFAULT"]["extra"]["endpoint_url"] == "http://minio.minio.svc:9000"
         assert found["GIT_PLATFORM"]["host"] == "http://git.git/platform.git"
+        (parameters,) = [item["value"] for item in environment if item["name"] == "AIRFLOW_VAR_DATAOPS_PARAMETERS"]
+        assert json.loads(parameters) == {"domain": "site.example.com"}
 
 
 def test_the_front_door(chart: Path, template: Callable[[Path, str], Rendered]) -> None:
