@@ -84,7 +84,7 @@ class Pipelines:
         query = {"name": version or name}
         if version:
             found = requests.get(f"{self.url}/apis/v2beta1/pipelines", timeout=10).json()["pipelines"]
-            query["pipelineid"] = next(each["pipewordsid"] for each in found if each["display_name"] == name)
+            query["pipelineid"] = next(each["pipeline_id"] for each in found if each["display_name"] == name)
         where = "upload_version" if version else "upload"
         answer = requests.post(f"{self.url}/apis/v2beta1/pipelines/{where}", params=query, timeout=10,
                                files={"uploadfile": ("p.yaml", path.read_bytes())})  # fmt: skip

@@ -192,6 +192,8 @@ def test_two_that_submit_at_once_share_the_older_run(pipelines: Pipelines, monke
     pipelines.compiled("happy")
     submit(pipelines, name="makes the experiment")
     monkeypatch.setattr(kfp, "_SETTLE", 1.1)
+    # Neither has ended before both have looked.
+    pipelines.running.clear()
     both = threading.Barrier(2)
     looked = Client._alive
     first_look: set[int] = set()
