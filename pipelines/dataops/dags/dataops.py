@@ -38,7 +38,7 @@ from slipway_dataops.triggers import FinishedDropTrigger
 # What works on data is imported by the tasks: whoever parses this file needs none of it.
 
 DROPS, DATA, MODELS = "s3://epos-drops", "s3://epos-data/dataops", "s3://epos-models/models"
-S3_CONNECTION = "dataops_s3"
+S3_CONNECTION = "minio_default"
 PARAMETERS = "dataops_parameters"
 Json = dict[str, Any]
 
@@ -164,7 +164,7 @@ def process(drop: str) -> None:
         run_key=configured["key"],
         parameters=configured["parameters"],
         deferrable=True,
-        pool="gpu_training",
+        pool="training",
         # It has a time limit of its own.
         execution_timeout=None,
     )

@@ -62,10 +62,10 @@ def connect(monkeypatch: pytest.MonkeyPatch, name: str, url: str, **more: object
 
 @pytest.fixture
 def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """An object store with the flow's buckets; connection dataops_s3 leads to it."""
+    """An object store with the flow's buckets; connection minio_default leads to it."""
     with serving_objects("epos-drops", "epos-data", "epos-models") as found:
         extra = {"endpoint_url": found.url}
-        connect(monkeypatch, "dataops_s3", "", conn_type="aws", login="key", password="not-a-secret", extra=extra)
+        connect(monkeypatch, "minio_default", "", conn_type="aws", login="key", password="not-a-secret", extra=extra)
         yield found
 
 

@@ -37,7 +37,7 @@ def test_what_has_a_marker_is_complete(objects: ObjectStore) -> None:
     objects.put("epos-drops", "_COMPLETE", b"")
     objects.put("epos-drops", "deep/er/_COMPLETE", b"")
     objects.put("epos-drops", "bad name!/_COMPLETE", b"")
-    found = drops.finished(connections.client("dataops_s3"), PLACE)
+    found = drops.finished(connections.client("minio_default"), PLACE)
     assert found == [Drop("b", "2026-03-01T00:00:00+00:00"), Drop("a", "2026-03-02T00:00:00+00:00")]
 
 
@@ -52,7 +52,7 @@ def test_a_snapshot_has_every_file(objects: ObjectStore, rendered: Path) -> None
     objects.put_folder("epos-drops", "one", rendered)
     objects.put("epos-drops", "one/.DS_Store", b"x")
     objects.put("epos-drops", "one/train/.hidden/x", b"x")
-    client = connections.client("dataops_s3")
+    client = connections.client("minio_default")
     taken = drops.snapshot(client, PLACE, "one")
     assert json.loads(taken)["files"] == file_hashes(rendered)
     assert drops.hash_of(taken) == data_hash(file_hashes(rendered))
@@ -71,7 +71,7 @@ def test_a_snapshot_has_every_file(objects: ObjectStore, rendered: Path) -> None
 def test_a_drop_with_a_manifest_must_be_what_it_says(
     objects: ObjectStore, rendered: Path, change: Any, says: str
 ) -> None:
-    client = connections.client("dataops_s3")
+    client = connections.client("minio_default")
     store.push(client, rendered, PLACE.below("one"))
     drops.snapshot(client, PLACE, "one")
     change(objects)
@@ -81,7 +81,7 @@ def test_a_drop_with_a_manifest_must_be_what_it_says(
 
 def test_what_the_store_says_is_one_line(objects: ObjectStore) -> None:
     with pytest.raises(EposError, match=r"^s3://nowhere/: NoSuchBucket: no$"):
-        drops.finished(connections.client("dataops_s3"), Location.parse("s3://nowhere"))
+        drops.finished(connections.client("minio_default"), Location.parse("s3://nowhere"))
 
 
 @pytest.mark.parametrize("extra", [{}, {"endpoint_url": "minio:9000"}])
@@ -106,7 +106,7 @@ class State:
 
 def announced(state: State | None, count: int, wait: float = 1.0) -> list[dict[str, str]]:
     """The first events of a trigger that was made anew; fewer if no more come for a while."""
-    path, arguments = FinishedDropTrigger("dataops_s3", DROPS, 0.02).serialize()
+    path, arguments = FinishedDropTrigger("minio_default", DROPS, 0.02).serialize()
     assert path == "slipway_dataops.triggers.FinishedDropTrigger"
     made = FinishedDropTrigger(**arguments)
     made.asset_state_store = state

@@ -22,7 +22,7 @@ RELEASE = PROJECT / "playbooks/group_vars/all/release.yml"
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lock and sources that stand for the project's."""
     (tmp_path / "airflow.txt").write_text("# comment\napache-airflow==3.3.2 \\\n    --hash=sha256:0\n")
-    sources = (tmp_path / "src/slipway_dataops", tmp_path / "src/epos")
+    sources = (tmp_path / "src/slipway_dataops", tmp_path / "dags", tmp_path / "src/epos")
     for source in sources:
         (source / "__pycache__").mkdir(parents=True)
         (source / "__init__.py").touch()
