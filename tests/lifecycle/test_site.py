@@ -12,6 +12,7 @@ import sys
 import pytest
 import yaml
 
+from tests.e2e.front_door import eventually
 from tests.e2e.pipelines import RUN_LABEL, Pipelines
 from tests.e2e.site import Site as Installed
 
@@ -345,6 +346,8 @@ def test_missing_and_broken_gpus_are_named(site: Site) -> None:
 
     site.lab("fault", "--site", "lab", "agent-1", "break-gpu", "1", "--reason", "fell off the bus")
     try:
+        # The device plugin looks from time to time.
+        eventually(lambda: gpu_nodes(site)["agent-1"][0] == 1, 60)
         run = site.playbook("platform", *ONLY_GPUS, "-e", "slipway_ready_timeout=15")
         assert run.status != 0
         assert "agent-1: 2 GPUs" in run.output
