@@ -11,23 +11,33 @@ description:
   - One call for several of them, as each task costs every node a second.
 options:
   directories:
-    description: Directories by path, with their mode, which missing ones above them get, too.
-    type: dict
-    default: {}
+    description: Directories.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Where it is., type: path, required: true}
+      mode: {description: "Its mode, as chmod takes it; missing directories above it get the same.", type: str, default: "0755"}
   files:
-    description: Files by path. Each has I(content) (str), may have I(mode) (str, default C("0600")) and I(keep) (bool, default false), with
-      which a file that exists keeps its content.
-    type: dict
-    default: {}
+    description: Files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Where it is., type: path, required: true}
+      content: {description: What it holds., type: str, required: true}
+      mode: {description: "Its mode, as chmod takes it.", type: str, default: "0600"}
+      keep: {description: Whether one that exists keeps its content., type: bool, default: false}
 author: [Slipway]
 """
 
 EXAMPLES = r"""
 - name: Write the configuration
   node_files:
-    directories: {/etc/rancher/k3s: "0755"}
+    directories:
+      - {path: /etc/rancher/k3s}
     files:
-      /etc/rancher/k3s/config.yaml: {content: "{{ config | to_nice_yaml }}"}
+      - {path: /etc/rancher/k3s/config.yaml, content: "{{ config | to_nice_yaml }}"}
 """
 
 RETURN = r"""
@@ -106,32 +116,40 @@ def ensure(files: NodeFiles, params: dict[str, Any]) -> None:
     Raises:
         ValueError: it asks for something that cannot be.
     """
-    for path, mode in params["directories"].items():
-        files.directory(Path(path), _mode(path, mode))
-    for path, wanted in params["files"].items():
-        unknown = set(wanted) - {"content", "mode", "keep"}
-        if unknown or "content" not in wanted:
-            raise ValueError(
-                f"files: {path}: must have content, may have mode and keep, has {', '.join(sorted(wanted))}"
-            )
-        files.file(
-            Path(path), wanted["content"], _mode(path, wanted.get("mode", "0600")), bool(wanted.get("keep", False))
-        )
+    for each in params["directories"]:
+        files.directory(Path(each["path"]), _mode(each))
+    for each in params["files"]:
+        files.file(Path(each["path"]), each["content"], _mode(each), each["keep"])
 
 
-def _mode(path: str, text: Any) -> int:
+def _mode(wanted: dict[str, Any]) -> int:
     try:
-        return int(str(text), 8)
+        return int(wanted["mode"], 8)
     except ValueError:
-        raise ValueError(f"{path}: {text!r} is no mode; write it as in chmod, in quotes") from None
+        raise ValueError(f"{wanted['path']}: {wanted['mode']!r} is no mode; write it as in chmod, in quotes") from None
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "directories": {"type": "dict", "default": {}},
-            "files": {"type": "dict", "default": {}},
+            "directories": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"path": {"type": "path", "required": True}, "mode": {"type": "str", "default": "0755"}},
+            },
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "content": {"type": "str", "required": True},
+                    "mode": {"type": "str", "default": "0600"},
+                    "keep": {"type": "bool", "default": False},
+                },
+            },
         },
         supports_check_mode=True,
     )

@@ -92,14 +92,18 @@ def starts(site: Site) -> dict[str, str]:
     return found
 
 
+# Keys of Secrets that hold names and addresses. Addresses hold no passwords: precheck refuses that.
+NO_SECRETS = ("endpoint", "host", "release", "url", "accessKey", "accesskey")
+
+
 def secrets(site: Site) -> set[str]:
     """Return every secret value that exists on the site: of the API, and of the nodes."""
     found = set()
     for secret in site.kubectl("get", "secrets", "-A")["items"]:
         for key, value in (secret.get("data") or {}).items():
             text = base64.b64decode(value).decode(errors="replace").strip()
-            # Names of users and addresses are no secrets; everything that is one is long. Addresses hold no passwords: precheck refuses that.
-            if len(text) >= 16 and key not in ("endpoint", "host", "release", "url"):
+            # Everything that is one is long.
+            if len(text) >= 16 and key not in NO_SECRETS:
                 found.add(text.splitlines()[1] if "-----BEGIN" in text and "CERT" not in text else text)
     for node in site.nodes:
         for path in ("/etc/rancher/k3s/token", "/etc/rancher/k3s/agent-token", "/etc/rancher/node/password"):
