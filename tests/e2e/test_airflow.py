@@ -31,7 +31,9 @@ def name(case: str) -> str:
 
 @pytest.mark.smoke
 def test_every_part_is_healthy(airflow: Airflow) -> None:
-    assert airflow.health() == dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+    """Each tells so itself, some of them a while after they have begun."""
+    healthy = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+    eventually(lambda: airflow.health() == healthy, RECOVERY)
 
 
 @pytest.mark.smoke
