@@ -69,6 +69,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(config), "slipway-report")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests after which others would not find what they expect come last."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
 @pytest.fixture(scope="session")
 def site(request: pytest.FixtureRequest) -> Site:
     """The site under test."""
