@@ -27,7 +27,7 @@ options:
       path: {description: Where it is., type: path, required: true}
       content: {description: What it holds., type: str, required: true}
       mode: {description: "Its mode, as chmod takes it.", type: str, default: "0600"}
-      keep: {description: Whether one that exists keeps its content., type: bool, default: false}
+      keep: {description: "Whether one that exists stays as it is, its mode included.", type: bool, default: false}
 author: [Slipway]
 """
 
@@ -85,15 +85,14 @@ class NodeFiles:
                 self._own(each, mode)
 
     def file(self, path: Path, content: str, mode: int, keep: bool) -> None:
-        """Have a file of this content and mode; with `keep` the content of one that is there stays."""
+        """Have a file of this content and mode; with `keep` one that is there stays as it is."""
         before = path.read_text(errors="replace") if path.is_file() else None
-        after = before if keep and before is not None else content
-        if before == after and self._is_owned(path, mode):
+        if before is not None and (keep or (before == content and self._is_owned(path, mode))):
             return
-        self._tell(path, before or "", after)
+        self._tell(path, before or "", content)
         if not self.check:
-            if before != after:
-                write_atomically(path, after, mode)
+            if before != content:
+                write_atomically(path, content, mode)
             self._own(path, mode)
 
     def _is_owned(self, path: Path, mode: int) -> bool:
