@@ -33,7 +33,8 @@ def name(case: str) -> str:
 def test_every_part_is_healthy(airflow: Airflow) -> None:
     """Each tells so itself, some of them a while after they have begun."""
     healthy = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
-    eventually(lambda: airflow.health() == healthy, RECOVERY)
+    airflow.await_health()
+    assert airflow.health() == healthy
 
 
 @pytest.mark.smoke

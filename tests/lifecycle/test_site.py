@@ -252,6 +252,7 @@ def test_lost_namespaces_come_back(site: Site) -> None:
     assert run.status == 0, run.output[-4000:]
     assert commit_of_main(site) == commit
     assert applications(site) == followed
+    assert set(site.playbook("platform").changed().values()) == {0}
 
 
 def traces(site: Site, words: tuple[str, ...]) -> list[str]:
