@@ -113,9 +113,14 @@ def download_images(store: Store, folder: Path) -> None:
     for name in json.loads(store.read("epos-data", "lab/manifest.json"))["files"]:
         if name.startswith("train/") or (name.endswith(IMAGES) and name.rpartition(".")[0] not in names):
             continue
+        content = store.read("epos-data", f"lab/{name}")
         path = folder / name
+        if path.name.startswith("scene_"):
+            # An image that these name must be there.
+            kept = {key: of for key, of in json.loads(content).items() if (int(path.parent.name), int(key)) in images}
+            content = json.dumps(kept).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.read("epos-data", f"lab/{name}"))
+        path.write_bytes(content)
     chosen = [target for target in targets if (target["scene_id"], target["im_id"]) in images]
     (folder / "test_targets_bop19.json").write_text(json.dumps(chosen))
 
