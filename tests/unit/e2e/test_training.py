@@ -181,3 +181,27 @@ def test_a_job_has_its_own_ingredients(store: Any) -> None:
     assert read_record(store)["arguments"] == training.ARGUMENTS
     assert is_current(site, store, JOB)
     assert not is_current(fake_site(*ALL), store, HERE, DOMAIN)
+
+
+def test_a_part_of_a_data_set_names_no_image_that_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "HELD_OUT", 1)
+    scene: dict[str, Any] = {"0": {}, "1": {}}
+    files = ["camera.json", "train/000001/rgb/000000.png"]
+    for number in (1, 2):
+        folder = f"test/{number:06d}"
+        files += [f"{folder}/scene_gt.json", *(f"{folder}/{kind}" for kind in ("rgb/000000.png", "rgb/000001.png"))]
+    store = Objects({f"epos-data/lab/{name}": scene for name in files})
+    targets = [{"scene_id": 1, "im_id": 1, "obj_id": 1}, {"scene_id": 2, "im_id": 0, "obj_id": 1}]
+    for name, content in {"manifest": {"files": files}, "test_targets_bop19": targets}.items():
+        store.objects[f"epos-data/lab/{name}.json"] = json.dumps(content).encode()
+    training.download_images(store, tmp_path)  # type: ignore[arg-type]
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {
+        "camera.json": json.dumps(scene),
+        "test/000001/rgb/000001.png": json.dumps(scene),
+        "test/000001/scene_gt.json": '{"1": {}}',
+        "test/000002/scene_gt.json": "{}",
+        "test_targets_bop19.json": json.dumps(targets[:1]),
+    }
