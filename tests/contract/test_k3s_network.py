@@ -69,8 +69,8 @@ def test_services_and_names(server: Node, kubectl: Kubectl, pods: dict[str, str]
     for pod in pods:
         # CoreDNS and kube-proxy learn of a new Service a moment after its pods are ready.
         lookup = f"k3s kubectl exec -n contract-test {pod} -- nslookup web.contract-test.svc.cluster.local."
-        wait_for("the name", lambda lookup=lookup: address in server.try_run(lookup).out, timeout=30)  # type: ignore[misc]
-        wait_for("an answer", lambda pod=pod: get(kubectl, pod, address, 80, "/name", "tail -n 1") in pods, timeout=30)  # type: ignore[misc]
+        wait_for("the name", lambda lookup=lookup: address in server.try_run(lookup).out, timeout=120)  # type: ignore[misc]
+        wait_for("an answer", lambda pod=pod: get(kubectl, pod, address, 80, "/name", "tail -n 1") in pods, timeout=120)  # type: ignore[misc]
 
 
 def test_nodes_have_names(
