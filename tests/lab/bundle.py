@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ import yaml
 from tests.lab import argocd, dataops, debian, devices, gobuild, images, kfp_images, postgresql, services, training
 from tests.lab.cache import PROJECT, Cache, hash_file, hash_inputs, say
 from tests.lab.kfp import base as kfp_base
-from tests.lab.process import LabError
+from tests.lab.process import LabError, run
 
 RELEASE = PROJECT / "playbooks/group_vars/all/release.yml"
 MINIO = "github.com/minio/minio"
@@ -360,12 +360,24 @@ def build(cache: Cache) -> Path:
     return result
 
 
-def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
+def needed(inventory: Path) -> tuple[str, ...]:
+    """Those of COMPONENTS that a site installs.
+
+    Raises:
+        LabError: Ansible cannot read the inventory.
+    """
+    place = ("--playbook-dir", PROJECT / "playbooks", "--host", "localhost")
+    listed = json.loads(run(["ansible-inventory", "-i", inventory, *place]).stdout)
+    return tuple(name for name in COMPONENTS if name in listed["slipway_components"])
+
+
+def add_built(cache: Cache, folder: Path, variant: str = "cpu", components: Collection[str] = COMPONENTS) -> None:
     """Put the images into an existing bundle that nobody publishes: they are always built from their recipes.
 
     Args:
         folder: the bundle's.
         variant: of the training image, a key of training.LOCKS.
+        components: those of COMPONENTS whose images are needed.
 
     Raises:
         LabError: there is no bundle in `folder`.
@@ -375,12 +387,9 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu") -> None:
         manifest: dict[str, Any] = yaml.safe_load(path.read_text())
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}; fill the bundle first") from error
-    built = {
-        "epos": training.image(variant),
-        "services": services.image(),
-        "postgresql": postgresql.image(),
-        "airflow": dataops.image(),
-    }
+    built = {"epos": training.image(variant), "services": services.image()}
+    makers = {"postgresql": postgresql.image, "airflow": dataops.image}
+    built |= {name: makers[name]() for name in COMPONENTS if name in components}
     for name, image in built.items():
         file = f"images/{name}.tar"
         if manifest.get("images", {}).get(name) == image.reference and (folder / file).exists():

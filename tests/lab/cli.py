@@ -19,7 +19,10 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
     command = verbs.add_parser("images", help="build the images that nobody publishes and put them into a bundle")
     command.add_argument("folder", type=Path)
-    command.add_argument("--inventory", type=Path, help="whose GPUs decide about CUDA in it; default: without")
+    command.add_argument(
+        "--inventory", type=Path, help="whose components and GPUs decide what is built; default: all, without CUDA"
+    )
+    command.add_argument("--cpu", action="store_true", help="without CUDA in any case: the GPUs are simulated")
     verbs.add_parser("govet", help="go vet on the k3s stand-in, unless its sources have passed before")
     verbs.add_parser("gotest", help="go test on the k3s stand-in, unless its sources have passed before")
     for verb, text in (
@@ -54,8 +57,11 @@ def main(words: list[str]) -> int:
             case "bundle":
                 print(bundle.build(Cache()))
             case "images":
-                chosen = training.variant(arguments.inventory) if arguments.inventory else "cpu"
-                bundle.add_built(Cache(), arguments.folder, chosen)
+                inventory = arguments.inventory
+                chosen = training.variant(inventory) if inventory and not arguments.cpu else "cpu"
+                bundle.add_built(
+                    Cache(), arguments.folder, chosen, bundle.needed(inventory) if inventory else bundle.COMPONENTS
+                )
             case "govet":
                 bundle.Plan().standin.vet(Cache())
             case "gotest":

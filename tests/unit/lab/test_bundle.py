@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -381,6 +382,29 @@ def test_our_images_join_a_downloaded_bundle(tmp_path: Path, monkeypatch: pytest
     assert manifest["artifacts"][1]["sha256"] == hashlib.sha256(b"image").hexdigest()
     assert manifest["artifacts"][1]["built"] is True
     assert (folder / "images/epos.tar").read_bytes() == b"image"
+
+
+def test_only_images_of_installed_components_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image.tar").write_bytes(b"image")
+    for module in (training, services, dataops):
+        image = FakeImage(tmp_path / "image.tar", f"localhost/{module.__name__}:1")
+        monkeypatch.setattr(module, "image", lambda *_, made=image: made)
+    monkeypatch.setattr(postgresql, "image", lambda: pytest.fail("nobody asked for PostgreSQL's image"))
+    (tmp_path / "bundle.yml").write_text(yaml.safe_dump({"images": {}, "artifacts": []}))
+    bundle.add_built(Cache(tmp_path / "cache"), tmp_path, components=["airflow"])
+    manifest = yaml.safe_load((tmp_path / "bundle.yml").read_text())
+    assert list(manifest["images"]) == ["epos", "services", "airflow"]
+
+
+@pytest.mark.parametrize(
+    ("site", "wanted"), [({}, bundle.COMPONENTS), ({"slipway_components": ["minio", "postgresql"]}, ("postgresql",))]
+)
+def test_a_site_says_which_components_it_installs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: dict[str, Any], wanted: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": site, "hosts": {"a": {}}}}))
+    assert bundle.needed(tmp_path) == wanted
 
 
 @pytest.mark.parametrize(
