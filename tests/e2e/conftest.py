@@ -27,9 +27,11 @@ from .site import Epos, Site, Store  # noqa: E402
 from .training import (  # noqa: E402
     DATA,
     Way,
+    adopt,
     download_images,
     find_way,
     is_current,
+    lineage,
     read_record,
     release,
     remove,
@@ -129,8 +131,12 @@ def trained(request: pytest.FixtureRequest, site: Site, store: Store, way: Way, 
     get = request.getfixturevalue
     door, repository = (get("front_door"), get("git")) if way.namespace else (None, None)
     domain = door.domain if door else ""
-    if request.config.getoption("train") == "auto" and is_current(site, store, way, domain):
+    auto = request.config.getoption("train") == "auto"
+    if auto and is_current(site, store, way, domain):
         record = read_record(store)
+    elif auto and door and (chain := lineage(site, store, way, domain)):
+        record = adopt(site, store, way, door, chain)
+        write_record(store, record)
     else:
         get("epos").run("push", str(get("dataset")), DATA)
         record = release(site, store, way, door, repository) if door and repository else train(site, store, way)
@@ -143,7 +149,7 @@ def trained(request: pytest.FixtureRequest, site: Site, store: Store, way: Way, 
 def held_out(trained: dict[str, Any], store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images that the published model has not seen, from the data that it was made of: a part of a BOP data set."""
     folder = tmp_path_factory.mktemp("held-out")
-    download_images(store, folder)
+    download_images(store, folder, trained["data"])
     return folder
 
 

@@ -50,6 +50,8 @@ HELD_OUT = 4
 # Written by this suite beside the models: what the published model was made of.
 RECORD = "models/verified.json"
 PIPELINE = "epos"
+# Of the data operations, in the bucket of the data: what came of each drop.
+RECORDS = "dataops/records/"
 # The application that the pipeline brings; each environment is an Argo CD Application of that name and the environment's.
 APP = "epos"
 ENVIRONMENT = "dev"
@@ -95,7 +97,9 @@ def find_way(site: Site, components: list[str]) -> Way:
         "argocd": there(lambda: site.apps.read_namespaced_deployment("argocd-server", ARGO_NAMESPACE)),
         "front_door": there(lambda: site.networking.read_namespaced_ingress(PAGE, DOOR_NAMESPACE)),
     }
-    lost = [name for name, is_there in found.items() if name in components and not is_there]
+    # Nothing that releases a model needs it: its tests would be left out without a word.
+    flows = there(lambda: site.apps.read_namespaced_deployment("airflow-api-server", "airflow"))
+    lost = [name for name, is_there in {**found, "airflow": flows}.items() if name in components and not is_there]
     assert not lost, f"the inventory names {', '.join(lost)}, and the cluster has none of it"
     # A repository on another host is released to by hand: nobody has given the pipeline a user there.
     found["git"] = there(lambda: site.apps.read_namespaced_deployment("git", "git"))
@@ -105,15 +109,16 @@ def find_way(site: Site, components: list[str]) -> Way:
     return Way(namespace=servers[0].metadata.namespace)
 
 
-def download_images(store: Store, folder: Path) -> None:
-    """Download what is needed to predict in the first held-out images."""
-    targets = json.loads(store.read("epos-data", "lab/test_targets_bop19.json"))
+def download_images(store: Store, folder: Path, data: str = DATA) -> None:
+    """Download what is needed to predict in the first held-out images of the data set at `data`."""
+    bucket, _, place = data.removeprefix("s3://").partition("/")
+    targets = json.loads(store.read(bucket, f"{place}/test_targets_bop19.json"))
     images = sorted({(target["scene_id"], target["im_id"]) for target in targets})[:HELD_OUT]
     names = {f"test/{scene:06d}/{kind}/{image:06d}" for scene, image in images for kind in ("rgb", "gray")}
-    for name in json.loads(store.read("epos-data", "lab/manifest.json"))["files"]:
+    for name in json.loads(store.read(bucket, f"{place}/manifest.json"))["files"]:
         if name.startswith("train/") or (name.endswith(IMAGES) and name.rpartition(".")[0] not in names):
             continue
-        content = store.read("epos-data", f"lab/{name}")
+        content = store.read(bucket, f"{place}/{name}")
         path = folder / name
         if path.name.startswith("scene_"):
             # An image that these name must be there.
@@ -155,19 +160,10 @@ def ingredients(site: Site, way: Way, domain: str = "") -> Json:
 
 def is_current(site: Site, store: Store, way: Way, domain: str = "") -> bool:
     """Return whether the published model was made by this image and pipeline, with these parameters, of the data in the store."""
-    record = read_record(store)
-    latest = store.latest()
-    if not record or not latest or latest["version"] != record["version"]:
+    record, latest = read_record(store), store.latest()
+    if not latest or not same_making(site, record, way, domain) or latest["version"] != record["version"]:
         return False
-    try:
-        store.client.stat_object(bucket_name="epos-models", object_name=f"{latest['prefix']}manifest.json")
-        data = json.loads(store.read("epos-data", "lab/manifest.json"))["data_hash"]
-    except S3Error as error:
-        if error.code == "NoSuchKey":
-            return False
-        raise
-    made_of = ingredients(site, way, domain)
-    if data != latest["data_hash"] or any(record.get(key) != value for key, value in made_of.items()):
+    if not is_whole(store, latest, record["data"]):
         return False
     # A repository that was lost and made anew has no application, whatever the bucket says.
     return not way.namespace or there(
@@ -177,8 +173,63 @@ def is_current(site: Site, store: Store, way: Way, domain: str = "") -> bool:
     )
 
 
-def published(site: Site, store: Store, way: Way, seconds: float, domain: str = "") -> Json:
-    """The record of the model that the pointer names, which a run has just published."""
+def same_making(site: Site, record: Json, way: Way, domain: str) -> bool:
+    """Return whether the model of a record was made by this image and pipeline, or Job, with these parameters."""
+    made_of = ingredients(site, way, domain)
+    return {"version", "data"} <= record.keys() and all(record.get(key) == value for key, value in made_of.items())
+
+
+def is_whole(store: Store, latest: Json, data: str) -> bool:
+    """Return whether a released model is there, and at `data` what it was made of, with the list of what it was judged on."""
+    bucket, _, place = data.removeprefix("s3://").partition("/")
+    try:
+        store.client.stat_object(bucket_name="epos-models", object_name=f"{latest['prefix']}manifest.json")
+        store.client.stat_object(bucket_name=bucket, object_name=f"{place}/test_targets_bop19.json")
+        found = json.loads(store.read(bucket, f"{place}/manifest.json"))["data_hash"]
+    except S3Error as error:
+        if error.code == "NoSuchKey":
+            return False
+        raise
+    return bool(found == latest["data_hash"])
+
+
+def lineage(site: Site, store: Store, way: Way, domain: str = "") -> Json:
+    """What the data operations have recorded of the published model; empty unless the verified making can answer for it.
+
+    Where dropped data lead to a better model, that one takes the place of the verified one. It counts as verified when the same
+    version of the pipeline, which names the image, has made it, and it passes the verification's own gate.
+    """
+    record, latest = read_record(store), store.latest()
+    if not way.namespace or not latest or not same_making(site, record, way, domain):
+        return {}
+    for item in store.client.list_objects(bucket_name="epos-data", prefix=RECORDS, recursive=True):
+        chain: Json = json.loads(store.read("epos-data", str(item.object_name)))
+        model, run = chain["model"], chain["run"]
+        if (
+            (model["verdict"], model.get("version")) == ("released", latest["version"])
+            and run["run_id"] == latest.get("registered_by")
+            and run["version_id"] == record.get("pipeline_version")
+            and latest["metrics"]["recall"] >= MIN_RECALL
+            and is_whole(store, latest, chain["split"]["location"])
+        ):
+            return chain
+    return {}
+
+
+def adopt(site: Site, store: Store, way: Way, front_door: FrontDoor, chain: Json) -> Json:
+    """The record of a model that the data operations have released, as `release` gives it; `chain` is what `lineage` found."""
+    latest = store.latest()
+    assert latest
+    with Pipelines.open(site, way.namespace) as pipelines:
+        ended = pipelines.run(chain["run"]["run_id"])
+    seconds = seconds_between(ended["created_at"], ended.get("finished_at"))
+    data = chain["split"]["location"]
+    record = published(site, store, way, seconds, front_door.domain, data)
+    return record | of_run(front_door, ended, record["urls"]) | {"commit": latest["commit"]}
+
+
+def published(site: Site, store: Store, way: Way, seconds: float, domain: str = "", data: str = DATA) -> Json:
+    """The record of the model that the pointer names, which a run has published that learned from `data`."""
     latest = store.latest()
     assert latest, "the training ended well, but no model was published"
     card = json.loads(store.read("epos-models", f"{latest['prefix']}card.json"))
@@ -186,6 +237,7 @@ def published(site: Site, store: Store, way: Way, seconds: float, domain: str = 
         "version": latest["version"],
         **ingredients(site, way, domain),
         "way": str(way),
+        "data": data,
         "data_hash": latest["data_hash"],
         "recall": latest["metrics"]["recall"],
         "min_recall": MIN_RECALL,
@@ -216,20 +268,26 @@ def release(site: Site, store: Store, way: Way, front_door: FrontDoor, git: Git)
     ):
         ended = run.succeed()
     seconds = time.monotonic() - start
-    tasks = task_times(ended, steps(compiled(PIPELINE)))
-    done = {task["name"] for task in tasks if task["state"] == "SUCCEEDED"}
-    assert "deploy" in done, f"the run ended well without a release: {run.output[-3000:]}"
     record = published(site, store, way, seconds, front_door.domain)
-    record["urls"] |= {
-        "Run": f"https://{front_door.host(HOST)}/#/runs/details/{run.id}",
-        "Application": f"https://{front_door.host('argocd')}/applications/{ARGO_NAMESPACE}/{APP}-{ENVIRONMENT}",
-        "Service": f"https://{front_door.host(f'{APP}-{ENVIRONMENT}')}/v1/model",
-    }
-    return record | {
-        "run_id": run.id,
-        "commit": deployed(git),
+    record |= of_run(front_door, ended, record["urls"])
+    done = {task["name"] for task in record["tasks"] if task["state"] == "SUCCEEDED"}
+    assert "deploy" in done, f"the run ended well without a release: {run.output[-3000:]}"
+    return record | {"commit": deployed(git)}
+
+
+def of_run(front_door: FrontDoor, ended: Json, urls: Json) -> Json:
+    """What a record has of the run of the pipeline, beside the model's own `urls`."""
+    return {
+        "urls": urls
+        | {
+            "Run": f"https://{front_door.host(HOST)}/#/runs/details/{ended['run_id']}",
+            "Application": f"https://{front_door.host('argocd')}/applications/{ARGO_NAMESPACE}/{APP}-{ENVIRONMENT}",
+            "Service": f"https://{front_door.host(f'{APP}-{ENVIRONMENT}')}/v1/model",
+        },
+        "run_id": ended["run_id"],
+        "pipeline_version": ended["pipeline_version_reference"]["pipeline_version_id"],
         "run_seconds": seconds_between(ended["created_at"], ended.get("finished_at")),
-        "tasks": tasks,
+        "tasks": task_times(ended, steps(compiled(PIPELINE))),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,19 @@ from kubernetes.client.exceptions import ApiException
 from minio.error import S3Error
 
 from tests.e2e import training
-from tests.e2e.training import PARAMETERS, Way, find_way, ingredients, is_current, read_record, write_record
+from tests.e2e.pipelines import Pipelines
+from tests.e2e.training import (
+    DATA,
+    PARAMETERS,
+    Way,
+    adopt,
+    find_way,
+    ingredients,
+    is_current,
+    lineage,
+    read_record,
+    write_record,
+)
 
 HERE = Way(namespace="kubeflow-pipelines")
 JOB = Way(reason="the site has no argocd of its own")
@@ -37,6 +50,12 @@ class Objects:
         """Fails where there is none."""
         self.read(bucket_name, object_name)
 
+    def list_objects(self, bucket_name: str, prefix: str, recursive: bool) -> list[Any]:
+        """What lies below a prefix."""
+        assert recursive
+        below = [name.removeprefix(f"{bucket_name}/") for name in sorted(self.objects)]
+        return [SimpleNamespace(object_name=name) for name in below if name.startswith(prefix)]
+
     def put_object(self, bucket_name: str, object_name: str, data: io.BytesIO, length: int) -> None:
         """Write an object."""
         self.objects[f"{bucket_name}/{object_name}"] = data.read(length)
@@ -48,7 +67,7 @@ class Objects:
 
 
 def fake_site(*there: str) -> Any:
-    """A site with these of service, argocd, git, page, application."""
+    """A site with these of service, argocd, git, page, application, airflow."""
 
     def read(name: str) -> Any:
         def answer(*_: Any, **__: Any) -> Any:
@@ -59,7 +78,7 @@ def fake_site(*there: str) -> Any:
         return answer
 
     def deployment(name: str, namespace: str) -> Any:
-        return read({"argocd-server": "argocd", "git": "git"}[name])()
+        return read({"argocd-server": "argocd", "git": "git", "airflow-api-server": "airflow"}[name])()
 
     servers = [SimpleNamespace(metadata=SimpleNamespace(namespace="kubeflow-pipelines"))] if "service" in there else []
     return SimpleNamespace(
@@ -92,6 +111,8 @@ def test_a_job_trains_where_something_is_left_out(lost: str, name: str) -> None:
 def test_a_component_that_must_be_there_is_missed() -> None:
     with pytest.raises(AssertionError, match="names kubeflow_pipelines, and the cluster has none of it"):
         find_way(fake_site("argocd", "git", "page"), ["minio", "kubeflow_pipelines"])
+    with pytest.raises(AssertionError, match="names airflow, and the cluster has none of it"):
+        find_way(fake_site(*ALL), ["git", "airflow"])
     # The inventory's component git may be a repository elsewhere.
     assert find_way(fake_site("service", "argocd", "page"), ["kubeflow_pipelines", "git"]).reason.endswith(
         "no git of its own"
@@ -126,8 +147,14 @@ def store(pipeline: Path) -> Any:
         {
             "epos-models/models/latest.json": pointer,
             "epos-models/models/v1/manifest.json": {},
-            "epos-models/models/verified.json": {"version": "v1", **ingredients(fake_site(*ALL), HERE, DOMAIN)},
+            "epos-models/models/verified.json": {
+                "version": "v1",
+                "data": DATA,
+                "pipeline_version": "p1",
+                **ingredients(fake_site(*ALL), HERE, DOMAIN),
+            },
             "epos-data/lab/manifest.json": {"data_hash": "d1"},
+            "epos-data/lab/test_targets_bop19.json": [],
         }
     )
 
@@ -175,9 +202,85 @@ def test_whatever_changes_the_model_is_noticed(store: Any, pipeline: Path, monke
     assert is_current(site, store, HERE, DOMAIN)
 
 
+CHAIN = {
+    "split": {"location": "s3://epos-data/dataops/sets/d2", "hash": "d2"},
+    "run": {"run_id": "r2", "version_id": "p1"},
+    "model": {"verdict": "released", "version": "v2"},
+}
+
+
+@pytest.fixture
+def dropped(store: Any) -> Any:
+    """The same store, after dropped data have led to a better model."""
+    pointer = {"version": "v2", "prefix": "models/v2/", "data_hash": "d2", "registered_by": "r2", "commit": "c2"}
+    rejected = {**CHAIN, "model": {"verdict": "rejected", "version": "v2"}}
+    store.objects |= Objects(
+        {
+            "epos-models/models/latest.json": {**pointer, "metrics": {"recall": 0.7}},
+            "epos-models/models/v2/manifest.json": {},
+            "epos-models/models/v2/card.json": {"built_with": {"device": "cpu", "gpus": []}},
+            "epos-data/dataops/sets/d2/manifest.json": {"data_hash": "d2"},
+            "epos-data/dataops/sets/d2/test_targets_bop19.json": [],
+            "epos-data/dataops/records/a/1.json": rejected,
+            "epos-data/dataops/records/b/2.json": CHAIN,
+        }
+    ).objects
+    return store
+
+
+def test_a_model_of_the_data_operations_is_verified_like_ours(dropped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = fake_site(*ALL)
+    assert not is_current(site, dropped, HERE, DOMAIN)
+    assert lineage(site, dropped, HERE, DOMAIN) == CHAIN
+    ended = {
+        "run_id": "r2",
+        "created_at": "2026-01-01T00:00:00Z",
+        "finished_at": "2026-01-01T00:01:00Z",
+        "pipeline_version_reference": {"pipeline_version_id": "p1"},
+    }
+    pipelines = nullcontext(SimpleNamespace(run={"r2": ended}.__getitem__))
+    monkeypatch.setattr(Pipelines, "open", lambda site, namespace: pipelines)
+    monkeypatch.setattr(training, "steps", lambda path: [])
+    door: Any = SimpleNamespace(domain=DOMAIN, host=lambda name: name)
+    record = adopt(site, dropped, HERE, door, CHAIN)
+    told = {
+        "version": "v2",
+        "data": "s3://epos-data/dataops/sets/d2",
+        "data_hash": "d2",
+        "run_id": "r2",
+        "commit": "c2",
+    }
+    assert told.items() <= record.items()
+    assert record["run_seconds"] == record["train_seconds"] == 60
+    # From now on it is the verified one.
+    write_record(dropped, record)
+    assert is_current(site, dropped, HERE, DOMAIN)
+    assert lineage(site, dropped, HERE, DOMAIN) == CHAIN
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epos-data/dataops/records/b/2.json", {**CHAIN, "run": {"run_id": "r2", "version_id": "p0"}}),
+        ("epos-data/dataops/records/b/2.json", {**CHAIN, "run": {"run_id": "r1", "version_id": "p1"}}),
+        ("epos-data/dataops/records/b/2.json", {**CHAIN, "model": {"verdict": "unknown"}}),
+        ("epos-data/dataops/sets/d2/manifest.json", {"data_hash": "d3"}),
+        ("epos-models/models/latest.json", {"metrics": {"recall": 0.4}}),
+        ("epos-models/models/verified.json", {"image": "registry/epos:0"}),
+        ("epos-data/dataops/sets/d2/test_targets_bop19.json", None),
+    ],
+)
+def test_a_model_of_unknown_making_is_not(dropped: Any, key: str, value: Any) -> None:
+    if value is None:
+        del dropped.objects[key]
+    else:
+        dropped.objects[key] = json.dumps({**json.loads(dropped.objects[key]), **value}).encode()
+    assert lineage(fake_site(*ALL), dropped, HERE, DOMAIN) == {}
+
+
 def test_a_job_has_its_own_ingredients(store: Any) -> None:
     site = fake_site()
-    write_record(store, {"version": "v1", **ingredients(site, JOB)})
+    write_record(store, {"version": "v1", "data": DATA, **ingredients(site, JOB)})
     assert read_record(store)["arguments"] == training.ARGUMENTS
     assert is_current(site, store, JOB)
     assert not is_current(fake_site(*ALL), store, HERE, DOMAIN)
