@@ -4,8 +4,8 @@ A drop is a BOP folder `s3://epos-drops/<name>/`, complete when the object `<nam
 at once; besides, a run a day takes what was completed in its data interval, so that a backfill goes over old drops again. What was
 handled before, byte by byte, is skipped.
 
-The Variable `dataops_parameters` has parameters of the pipeline `epos` that the site sets, at least `domain`. `retrain` in a
-run's configuration trains on data again that were trained on before.
+The Variable `dataops_parameters` has parameters of the pipeline `epos` that the site sets, at least `domain`; `parameters` in a run's
+configuration win over them. `retrain` there trains on data again that were trained on before.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def configure(data_set: Json) -> Json:
     context = get_current_context()
     again = f" {context['run_id']}" if params()["retrain"] else ""
     site = Variable.get(PARAMETERS, deserialize_json=True)
-    parameters = {**site, "data": data_set["location"], "models": MODELS, "train_split": "train", "test_split": "test"}
+    parameters = {**site, **params()["parameters"], "data": data_set["location"], "models": MODELS}
+    parameters |= {"train_split": "train", "test_split": "test"}
     return {"key": f"data {data_set['hash'][:12]}{again}", "parameters": parameters}
 
 
@@ -186,6 +187,7 @@ def process(drop: str) -> None:
     params={
         "drops": Param([], type="array", items={"type": "string"}, description="Only these drops"),
         "retrain": Param(False, type="boolean", description="Train on data that were trained on before"),
+        "parameters": Param({}, type="object", description="Parameters of the pipeline, over those of the site"),
         "max_drift": Param(
             None,
             type=["null", "number"],

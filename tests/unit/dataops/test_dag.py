@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from sqlalchemy import select
 
 from epos.bop import data_hash, file_hashes
 
@@ -109,7 +112,39 @@ def test_from_dropped_files_to_the_parameters_of_one_run(site: tuple[ObjectStore
     assert [each.run_id for each in pipelines.runs()] == [started.run_id]
 
     # On purpose.
-    assert run(OTHER_DAY, drops=["one"], retrain=True)["train[0]"] == "success"
+    again = run(OTHER_DAY, drops=["one"], retrain=True, parameters={"train_steps": 5, "data": "s3://elsewhere"})
+    assert again["train[0]"] == "success"
+    assert len(pipelines.runs()) == 2
+    (other,) = [each for each in pipelines.runs() if each.run_id != started.run_id]
+    assert other.runtime_config["parameters"] == {**parameters, "train_steps": 5}
+
+
+def test_a_backfill_goes_over_old_days(site: tuple[ObjectStore, Pipelines], rendered: Path, tmp_path: Path) -> None:
+    """Airflow makes a run of each old day, whose drops have their own run of the pipeline; what was handled is left alone."""
+    objects, pipelines = site
+    # Airflow knows the DAG after this run.
+    assert run(OTHER_DAY)["find"] == "success"
+    objects.put_folder("epos-drops", "one", rendered, when=COMPLETED)
+    other = bop.make(tmp_path / "two", {"train": 12, "test": 4}, seed=2)
+    objects.put_folder("epos-drops", "two", other, when=COMPLETED + timedelta(days=1))
+    dates = ("--from-date", "2026-02-28T03:00:00+00:00", "--to-date", "2026-03-01T03:00:00+00:00")
+    command = [sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", "dataops", *dates]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    with create_session() as session:
+        made = session.scalars(
+            select(DagRun).where(DagRun.backfill_id.is_not(None)).order_by(DagRun.logical_date)
+        ).all()
+        intervals = [(each.data_interval_start, each.data_interval_end) for each in made]
+    first = datetime(2026, 2, 28, 3, tzinfo=UTC)
+    assert intervals == [(first + timedelta(days=day), first + timedelta(days=day + 1)) for day in (0, 1)]
+
+    # A run by hand at the end of an interval has that interval.
+    for _, end in intervals:
+        assert run(end) == {"find": "success", **states("success", 0)}
+    started = [each.runtime_config["parameters"]["data"] for each in pipelines.runs()]
+    assert len(set(started)) == len(started) == 2
+    assert [len(objects.keys("epos-data", f"dataops/records/{drop}/")) for drop in ("one", "two")] == [1, 1]
+    assert run(intervals[0][1]) == {"find": "success", **states("skipped", 0)}
     assert len(pipelines.runs()) == 2
 
 

@@ -66,7 +66,7 @@ class FinishedDropTrigger(BaseEventTrigger):
 
     _STATE = "announced"
 
-    def __init__(self, s3_conn_id: str, location: str, poll: float = 30.0) -> None:
+    def __init__(self, s3_conn_id: str, location: str, poll: float = 10.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.s3_conn_id, self.location, self.poll = s3_conn_id, location, poll
 
