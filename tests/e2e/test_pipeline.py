@@ -16,6 +16,7 @@ import requests
 
 from .front_door import Answer, FrontDoor, eventually, watched
 from .git import Git
+from .gpus import gpu_nodes
 from .model_service import Picture
 from .pipelines import FINAL, HOST, SERVICE, Pipelines, compiled, named, task_times
 from .pipelines import steps as steps_of
@@ -33,6 +34,12 @@ def parameters(front_door: FrontDoor) -> dict[str, str]:
     """For runs that need no good model: as little training as shows that it goes on from a checkpoint."""
     few = {"train_steps": "40", "checkpoint_every": "5", "overlays": "0"}
     return {**PARAMETERS, **few, "domain": front_door.domain}
+
+
+@pytest.fixture
+def gpu(site: Site) -> bool:
+    """As the released model was made: whoever runs the pipeline next takes its newest version."""
+    return bool(gpu_nodes(site))
 
 
 @pytest.mark.train
@@ -219,6 +226,7 @@ def test_a_rejected_model_and_lost_pods_change_nothing(
     released: dict[str, Any],
     pointer: dict[str, Any],
     parameters: dict[str, str],
+    gpu: bool,
     pipelines: Pipelines,
     site: Site,
     store: Store,
@@ -229,7 +237,7 @@ def test_a_rejected_model_and_lost_pods_change_nothing(
     commit = deployed(git)
     with (
         watched(front_door, f"{APP}-{ENVIRONMENT}", "/v1/model") as answers,
-        pipelines.submit(PIPELINE, parameters) as run,
+        pipelines.submit(PIPELINE, parameters, gpu=gpu) as run,
     ):
         first = run.await_log("train", "step 20", 400)
         site.core.delete_namespaced_pod(first.metadata.name, pipelines.namespace, grace_period_seconds=0)
@@ -267,13 +275,14 @@ def test_a_rejected_model_and_lost_pods_change_nothing(
 def test_bad_data_fails_in_validate_and_says_why(
     pointer: dict[str, Any],
     parameters: dict[str, str],
+    gpu: bool,
     corrupt: tuple[str, list[str]],
     pipelines: Pipelines,
     store: Store,
 ) -> None:
     """The run fails in `validate`; file and key are in the log of its pod, which is in the message of whoever waited for the run."""
     location, named = corrupt
-    with pipelines.submit(PIPELINE, {**parameters, "data": location}, timeout=600) as run:
+    with pipelines.submit(PIPELINE, {**parameters, "data": location}, gpu=gpu, timeout=600) as run:
         with pytest.raises(AssertionError) as failure:
             run.succeed()
         states = {
