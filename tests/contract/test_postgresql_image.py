@@ -1,7 +1,7 @@
 """The image of PostgreSQL, with the role's own configuration, beside a real MinIO: no cluster, only containers.
 
 It needs podman as root and both images in the cache (`make bundle`). The tests follow each other: the first ones make what the later
-ones restore.
+ones restore. Containers, their network and its firewall rules are gone afterwards.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ import yaml
 from cryptography import x509
 from minio import Minio
 
-from tests.lab import bundle, images, nodes, postgresql
+from tests.lab import bundle, images, nodes, postgresql, residue
 from tests.lab.cache import PROJECT, Cache, hash_inputs
 
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
@@ -46,7 +47,10 @@ from tests.unit.plugins.fakes import FakeKube, run_module  # noqa: E402
 
 # Podman's own are more than some machines let a process have.
 LIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
+# Of the containers' names; that of their network.
 PREFIX = "slipway-test-postgresql"
+# Beside those of the lab and its scenarios.
+SUBNET = "10.77.7.0/24"
 HOST = "postgresql.postgresql.svc"
 BUCKET = "postgresql-backups"
 UID = 10005
@@ -80,8 +84,41 @@ def until(what: str, condition: Callable[[], Any], timeout: float = 30) -> Any:
 
 
 def address(container: str) -> str:
-    """The address of a container on podman's own network."""
-    return podman("inspect", "--format", "{{.NetworkSettings.IPAddress}}", container).stdout.strip()
+    """The address of a container on the tests' network."""
+    template = f'{{{{(index .NetworkSettings.Networks "{PREFIX}").IPAddress}}}}'
+    return podman("inspect", "--format", template, container).stdout.strip()
+
+
+def firewall() -> list[tuple[str, str]]:
+    """Every chain (`:NAME`) and rule (`-A NAME ...`) of this machine, each with its table."""
+    found, table = [], ""
+    for line in subprocess.check_output(["iptables-save"], text=True).splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith((":", "-A")):
+            found.append((table, line.split()[0] if line[0] == ":" else line))
+    return found
+
+
+@contextmanager
+def network() -> Iterator[None]:
+    """The tests' own network; what podman leaves of it in the firewall is taken away, and the rest is as before."""
+    residue.remember()
+    podman("network", "rm", "--force", PREFIX, check=False)
+    before = firewall()
+    podman("network", "create", "--disable-dns", f"--subnet={SUBNET}", PREFIX)
+    try:
+        yield
+    finally:
+        podman("network", "rm", PREFIX)
+        left = [each for each in firewall() if each not in before]
+        words = [(table, shlex.split(line)) for table, line in left if line.startswith("-A")]
+        words = [(table, ["-D", *rule[1:]]) for table, rule in words]
+        words += [(table, ["-X", line[1:]]) for table, line in left if line.startswith(":")]
+        for table, command in words:
+            subprocess.run(["iptables", "--wait", "-t", table, *command], check=True, capture_output=True)
+        residue.restore()
+        assert firewall() == before
 
 
 @dataclass
@@ -171,7 +208,7 @@ class Pod:
         options = ["--detach"] if detach else ["--rm"]
         security = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges"]
         variables = [f"--env=ARCHIVE_BUCKET={BUCKET}"]
-        words = ["run", f"--name={name}", "--network=podman", *LIMITS, *options, *security, *variables, *volumes]
+        words = ["run", f"--name={name}", f"--network={PREFIX}", *LIMITS, *options, *security, *variables, *volumes]
         return podman(*words, self.world.image, *command, check=detach)
 
     def prepare(self) -> subprocess.CompletedProcess[str]:
@@ -260,7 +297,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     (folder / "kubectl").write_text(KUBECTL)
     (folder / "kubectl").chmod(0o755)
     made = World(folder, server, image.reference, authorities.make("Test CA", authority=True))
-    with images.passing(*stored):
+    with images.passing(*stored), network():
         for reference, path in stored.items():
             images.load(path, reference)
         podman("rm", "--force", "--ignore", "--time=0", server)
@@ -269,7 +306,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "run",
             "--detach",
             f"--name={server}",
-            "--network=podman",
+            f"--network={PREFIX}",
             *LIMITS,
             "--user=0",
             *login,
