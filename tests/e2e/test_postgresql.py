@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from ansible.module_utils.slipway.port_forward import standing_port_forward
 from kubernetes.client.exceptions import ApiException
 
+from .front_door import eventually
 from .site import Site, Store
 
 NAMESPACE = "postgresql"
@@ -26,16 +27,9 @@ BUCKET = "postgresql-backups"
 LABEL = "slipway/postgresql-consumer"
 SCHEMA = "slipway_test"
 REHEARSAL = "postgresql-rehearsal"
+# Seconds within which what is quick must have happened.
+TIMEOUT = 120.0
 PSQL = ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"]
-
-
-def until(what: str, condition: Callable[[], Any], timeout: float = 120) -> Any:
-    """Wait until a condition gives something true, and return that."""
-    end = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {timeout:.0f} s: {what}"
-        time.sleep(0.5)
-    return value
 
 
 class Database:
@@ -99,7 +93,7 @@ def database(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
         made.sql(drop, values["database"])
         made.sql(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {values['username']}", values["database"])
         yield made
-        until("the server answers again", lambda: made.sql("SELECT 1", check=False) == "1")
+        eventually(lambda: made.sql("SELECT 1", check=False) == "1", TIMEOUT)
         made.sql(drop, values["database"])
 
 
@@ -158,14 +152,14 @@ def test_the_archive_is_current(site: Site, database: Database) -> None:
             listed = store.client.list_objects(bucket_name=BUCKET, prefix=f"{identifier}/{prefix}/", recursive=True)
             return [str(item.object_name) for item in listed]
 
-        until(f"segment {segment} is in the archive", lambda: any(segment in name for name in names("wals")))
+        eventually(lambda: any(segment in name for name in names("wals")), TIMEOUT)
 
     def complete() -> list[datetime]:
         backups = json.loads(database.exec("python3", "/opt/postgres_pod.py", "backups"))
         return [datetime.fromisoformat(each["end"]) for each in backups if each["complete"]]
 
     # The first one begins with the server, and again a minute later where the bucket was not there yet.
-    ends = until("there is a base backup", complete, 240)
+    ends = eventually(complete, 240)
     age = (datetime.now(UTC) - max(ends)).total_seconds() / 3600
     containers = site.core.read_namespaced_pod(POD, NAMESPACE).spec.containers
     (interval,) = [each.value for each in containers[0].env if each.name == "BACKUP_INTERVAL_HOURS"]
@@ -205,21 +199,18 @@ def test_a_killed_pod_loses_no_committed_row(site: Site, database: Database) -> 
     writer = Writer(database)
     writer.start()
     try:
-        until("the client writes", lambda: len(writer.committed) > 50)
+        eventually(lambda: len(writer.committed) > 50, TIMEOUT)
         site.core.delete_namespaced_pod(POD, NAMESPACE, grace_period_seconds=0)
 
         def back() -> bool:
-            try:
-                pod = site.core.read_namespaced_pod(POD, NAMESPACE)
-            except ApiException:
-                return False
+            pod = site.core.read_namespaced_pod(POD, NAMESPACE)
             return bool(
                 pod.metadata.uid != before and all(each.ready for each in pod.status.container_statuses or [{}])
             )
 
-        until("another pod serves", back, 180)
+        eventually(back, 180)
         written = len(writer.committed)
-        until("the client writes again", lambda: len(writer.committed) > written + 50)
+        eventually(lambda: len(writer.committed) > written + 50, TIMEOUT)
     finally:
         writer.over.set()
         writer.join(30)
@@ -290,9 +281,9 @@ def test_a_point_in_time_comes_back(site: Site, database: Database) -> None:
     database.sql(f"DROP TABLE {SCHEMA}.kept", name)
     segment = database.sql("SELECT pg_walfile_name(pg_switch_wal())")
     archived = "SELECT coalesce(last_archived_wal, '') >= '{}' FROM pg_stat_archiver"
-    until("the segment is archived", lambda: database.sql(archived.format(segment)) == "t")
+    eventually(lambda: database.sql(archived.format(segment)) == "t", TIMEOUT)
     with rehearsal(site, moment) as pod:
         ask = f"SELECT count(*) FROM {SCHEMA}.kept"
-        found = until("the rehearsal serves", lambda: database.sql(ask, name, pod=pod, check=False), 240)
+        found = eventually(lambda: database.sql(ask, name, pod=pod, check=False), 240)
     assert found == "1000"
     assert database.sql(f"SELECT to_regclass('{SCHEMA}.kept') IS NULL", name) == "t"
