@@ -1,6 +1,8 @@
-"""The filters kubeconfig_for and quantity."""
+"""The filters kubeconfig_for, quantity and with_tasks."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +10,7 @@ from ansible.errors import AnsibleFilterError
 
 from filter.kubeconfig import kubeconfig_for
 from filter.quantity import quantity
+from filter.with_tasks import with_tasks
 
 K3S_YAML = """
 apiVersion: v1
@@ -47,3 +50,11 @@ def test_quantity(text: str | int, number: str) -> None:
 def test_bad_quantity_is_named() -> None:
     with pytest.raises(AnsibleFilterError, match="'2 Gigs' is not a Kubernetes quantity"):
         quantity("2 Gigs")
+
+
+def test_components_that_know_a_verb(tmp_path: Path) -> None:
+    for file in ("a/tasks/restore.yml", "b/tasks/install.yml", "c/tasks/restore.yml", "d/restore.yml"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    assert with_tasks(["c", "b", "a", "d", "e"], "restore", str(tmp_path)) == ["c", "a"]
+    assert with_tasks(["a"], "uninstall", str(tmp_path)) == []
