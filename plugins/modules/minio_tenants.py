@@ -111,7 +111,7 @@ changes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.changes import end_with_changes
 from ansible.module_utils.slipway.kube import KubeClient
 from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS
 from ansible.module_utils.slipway.minio_tenants import Credential, Tenants
@@ -132,16 +132,12 @@ def main() -> None:
         Credential(item["name"], item["secret"]["namespace"], item["secret"]["name"], tuple(item["copies"]))
         for item in params["tenants"]
     ]
-    try:
+
+    def work() -> list[str]:
         kube = KubeClient(params["kubeconfig"])
-        changes = Tenants(kube, params["endpoint"], frozenset(params["owned"]), module.check_mode).apply(credentials)
-    except SlipwayError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=bool(changes),
-        changes=changes,
-        diff={"before": "", "after": "".join(f"{change}\n" for change in changes)},
-    )
+        return Tenants(kube, params["endpoint"], frozenset(params["owned"]), module.check_mode).apply(credentials)
+
+    end_with_changes(module, work)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import postgresql
+from ansible.module_utils.slipway.changes import end_with_changes
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import KubeClient
 from ansible.module_utils.slipway.postgresql_secrets import Credentials
@@ -86,21 +87,17 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    try:
+
+    def work() -> list[str]:
         if faults := postgresql.problems(params["consumers"]):
             raise SlipwayError("nothing is changed; fix the consumers first: " + "; ".join(faults))
         kube = KubeClient(params["kubeconfig"])
         made = Credentials(
             kube, params["namespace"], params["host"], params["port"], params["authority"], module.check_mode
         )
-        changes = made.apply(params["consumers"])
-    except SlipwayError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=bool(changes),
-        changes=changes,
-        diff={"before": "", "after": "".join(f"{change}\n" for change in changes)},
-    )
+        return made.apply(params["consumers"])
+
+    end_with_changes(module, work)
 
 
 if __name__ == "__main__":

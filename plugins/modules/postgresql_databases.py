@@ -72,6 +72,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import postgresql, secrets
+from ansible.module_utils.slipway.changes import end_with_changes
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Kube, KubeClient
 from ansible.module_utils.slipway.pod_exec import pod_exec
@@ -136,15 +137,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        changes = run(module)
-    except SlipwayError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=bool(changes),
-        changes=changes,
-        diff={"before": "", "after": "".join(f"{change}\n" for change in changes)},
-    )
+    end_with_changes(module, lambda: run(module))
 
 
 if __name__ == "__main__":
