@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,25 @@ class Line:
             return await self.app(scope, receive, send)
         self.faults.remove(found)
         if found[0] == "hang":
-            await asyncio.sleep(5)
+            await _gone(receive)
         if found[0] == "lose":
 
             async def nowhere(_: Any) -> None:
                 pass
 
             await self.app(scope, receive, nowhere)
-            await asyncio.sleep(5)
+            await _gone(receive)
         status, content = (200, b"<html>Who are you?</html>") if found[0] == "login" else (503, b"no healthy upstream")
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": content})
+
+
+async def _gone(receive: Any) -> None:
+    """Until the client has had enough, for 5 s at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while (await receive())["type"] != "http.disconnect":
+                pass
 
 
 @dataclass
@@ -103,7 +111,7 @@ class Pipelines:
         self.world.cluster.fates[f"root.{task}"] = list(fates)
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving_pipelines() -> Iterator[Pipelines]:
     """A server whose runs go on by themselves, a step each few milliseconds."""
     world = cluster.World()
