@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.lab import bundle, faults, nodes, training
+from tests.lab import bundle, faults, nodes, passes, training
 from tests.lab.cache import PROJECT, Cache
 from tests.lab.process import LabError
 from tests.lab.site import Site, check_name, read_site, state_folder
@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--cpu", action="store_true", help="without CUDA in any case: the GPUs are simulated")
     verbs.add_parser("govet", help="go vet on the k3s stand-in, unless its sources have passed before")
     verbs.add_parser("gotest", help="go test on the k3s stand-in, unless its sources have passed before")
+    command = verbs.add_parser("check", help="run checks, but for those that have passed on the same files before")
+    command.add_argument("names", nargs="+", choices=passes.CHECKS, metavar="NAME", help=", ".join(passes.CHECKS))
     for verb, text in (
         ("up", "start the nodes of a site that are missing, wait until they answer"),
         ("status", "print each node's address and state"),
@@ -66,6 +68,9 @@ def main(words: list[str]) -> int:
                 bundle.Plan().standin.vet(Cache())
             case "gotest":
                 print(bundle.Plan().standin.test(Cache()).read_text(), end="")
+            case "check":
+                if not all(passes.passes(name, passes.CHECKS[name], Cache()) for name in arguments.names):
+                    return 1
             case "up":
                 nodes.up(_site(arguments), Cache())
             case "down":
