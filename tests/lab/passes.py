@@ -67,6 +67,12 @@ CHECKS = {
         environments=("lab", "airflow"),
         files=("pyproject.toml", "pipelines/*"),
     ),
+    "epos": Check(
+        pytest("tests/unit/epos"),
+        ("pipelines",),
+        # tests/unit/services starts the Git service, with whose hooks commits are tried.
+        (*PYTEST, "pipelines/*", "services/*", "tests/unit/epos/*", "tests/unit/services/*"),
+    ),
     "pipelines": Check(pytest("tests/unit/pipelines"), ("kfp",), (*PYTEST, "pipelines/*", "tests/unit/pipelines/*")),
     "dataops": Check(
         pytest("tests/unit/dataops"),
