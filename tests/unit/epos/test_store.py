@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from epos import job, store
+from epos import cli, job, store
 from epos.bop import data_hash, file_hashes
 from epos.config import TrainConfig
 from epos.errors import DataError, EposError, GateError, UsageError
@@ -127,11 +127,22 @@ def test_damaged_manifests_are_refused(fake: FakeStore, tmp_path: Path, text: by
 
 
 def test_places_are_parsed() -> None:
-    assert Location.parse("s3://b/p/q/") == Location("b", "p/q")
-    assert Location.parse("s3://b").key("x") == "x"
+    assert Location.parse("s3://bucket/p/q/") == Location("bucket", "p/q")
+    assert Location.parse("s3://bucket").key("x") == "x"
     for wrong in ("b/p", "http://b/p", "s3://", "s3:///p", "s3://b/../p", "s3://b/p//q"):
         with pytest.raises(UsageError, match="s3://bucket/prefix"):
             Location.parse(wrong)
+
+
+@pytest.mark.parametrize("bucket", ["a", "ab", "x" * 64, "a..b", "10.0.0.1", "-ab", "a b c"])
+def test_a_bucket_that_cannot_be_is_a_readable_error(
+    bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is sent, and without a traceback."""
+    assert cli.main(["push", str(tmp_path), f"s3://{bucket}/b"]) == 2
+    said = capsys.readouterr().err
+    assert f"'s3://{bucket}/b': " in said and "3 to 63 characters" in said
+    assert "Traceback" not in said and said.count("\n") == 1
 
 
 def test_the_client_comes_from_the_environment(tmp_path: Path) -> None:

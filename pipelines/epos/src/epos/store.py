@@ -22,6 +22,7 @@ import numpy as np
 import urllib3
 from minio import Minio
 from minio.error import S3Error
+from minio.helpers import check_bucket_name
 
 from epos.bop import MANIFEST, data_hash, file_hashes
 from epos.checkpoint import DAMAGED, load_arrays, pack_arrays, write_atomic
@@ -31,6 +32,7 @@ from epos.progress import say
 POINTER = "latest.json"
 _THREADS = 8
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)  # seconds
+_BUCKET_RULE = "lower case letters, digits, dots and hyphens"
 _MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchObject")
 
 
@@ -61,6 +63,11 @@ class Location:
         prefix = prefix.strip("/")
         if scheme != "s3" or not bucket or any(p in ("", ".", "..") for p in prefix.split("/") if prefix):
             raise UsageError(f"{url!r} is not of the form s3://bucket/prefix")
+        try:
+            # What the client refuses before it asks the server.
+            check_bucket_name(bucket)
+        except ValueError as error:
+            raise UsageError(f"{url!r}: {error}; a bucket's name has 3 to 63 characters, {_BUCKET_RULE}") from error
         return cls(bucket, prefix)
 
     def key(self, name: str) -> str:
