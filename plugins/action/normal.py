@@ -81,7 +81,7 @@ class ActionModule(Normal):  # type: ignore[misc,valid-type]
                 module_name, module_args, tmp, task_vars, wrap_async=wrap_async, **options
             )
             return result
-        arguments = dict(self._task.args)
+        arguments = dict(self._task.args if module_args is None else module_args)
         self._update_module_args(name, arguments, task_vars)
         payload = json.dumps(
             {"ANSIBLE_MODULE_ARGS": arguments}, cls=get_module_encoder(PROFILE, Direction.CONTROLLER_TO_MODULE)

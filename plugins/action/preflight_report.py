@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
+from ansible.template import Templar
 from ansible.utils.display import Display
 
 GROUPS = ("server", "agent")
@@ -18,11 +20,16 @@ _DEFAULT_BACKEND = "vxlan"
 _GPU = ("gpus", "share", "mig", "taint", "driver")
 
 
-class ActionModule(ActionBase):
+# Runs modules in a fork of this process, which knows all that they import.
+Normal: Any = action_loader.get("normal", class_only=True)
+
+
+class ActionModule(Normal):  # type: ignore[misc]
     """Runs the module on the controller with the hosts of the play, as they are in the inventory."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
+        # That of the class between would run the module.
+        result = ActionBase.run(self, tmp, task_vars)
         assert task_vars is not None
         hostvars, groups = task_vars["hostvars"], task_vars["groups"]
         asked = set(task_vars["ansible_play_hosts_all"])
@@ -36,6 +43,7 @@ class ActionModule(ActionBase):
             "nodes": [{**_node(host, hostvars[host], groups), **common, "asked": host in asked} for host in hosts],
             "variables": {host: sorted(hostvars.raw_get(host)) for host in hosts},
             "values": {host: _values(hostvars[host], hostvars.raw_get(host), prefixes) for host in hosts},
+            **self._needs(task_vars),
             "sources": [source for source in task_vars["ansible_inventory_sources"] if Path(source).exists()],
         }
         result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
@@ -48,6 +56,30 @@ class ActionModule(ActionBase):
                 failed=True, msg=f"Nothing was changed. Mend the errors above; see also {arguments['report']}"
             )
         return result
+
+    def _needs(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The module's `needs` and `images`: what the roles say, with the variables that they will have. A fault is a text instead."""
+        needs: dict[str, Any] = {}
+        for component in ("k3s", *self._task.args.get("active", [])):
+            role = Path(self._task.args["roles"]) / component
+            # Precedence as in a play: defaults, the site's, the role's own.
+            files = [
+                self._loader.load_from_file(str(role / part / "main.yml"), trusted_as_template=True) or {}
+                for part in ("defaults", "vars")
+                if (role / part / "main.yml").is_file()
+            ]
+            name = f"_{component}_needs"
+            if not files or name not in files[-1]:
+                needs[component] = None
+                continue
+            known = {**files[0], **variables, **files[-1], "role_path": str(role)}
+            try:
+                needs[component] = Templar(self._loader, known).template(files[-1][name])
+            except AnsibleError as error:
+                needs[component] = str(error)
+        base = needs.get("k3s")
+        images = base.pop("images") if isinstance(base, dict) else []
+        return {"needs": needs, "images": images}
 
 
 def _node(host: str, variables: Mapping[str, Any], groups: Mapping[str, list[str]]) -> dict[str, Any]:

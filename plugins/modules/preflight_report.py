@@ -29,6 +29,25 @@ options:
     type: list
     elements: path
     default: []
+  needs:
+    description:
+      - What each component needs, by its name; null where its role does not say, a text where that cannot be found out, and why.
+      - Collected by the action part, from C(_<role>_needs) in C(vars/) of each of I(active) and of the role C(k3s).
+    type: dict
+    default: {}
+  images:
+    description: Archives of images for each node, with C(sha256) and C(src). Collected by the action part.
+    type: list
+    elements: dict
+    default: []
+  active:
+    description: The components that the site has work for.
+    type: list
+    elements: str
+    default: []
+  kubeconfig:
+    description: Path of the kubeconfig file; it need not be there. What a cluster tells of its nodes, pods and claims is taken from it.
+    type: path
   requirements:
     description: Thresholds, as the defaults of the role C(preflight) without its prefix.
     type: dict
@@ -99,9 +118,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import bundle as bundles
+from ansible.module_utils.slipway import capacity
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.files import write_atomically
 from ansible.module_utils.slipway.gpus import Declared, declare
+from ansible.module_utils.slipway.kube import KubeClient, KubeError, items
 from ansible.module_utils.slipway.preflight import (
     CONTROLLER,
     Node,
@@ -114,6 +135,9 @@ from ansible.module_utils.slipway.preflight import (
     table,
 )
 from ansible.module_utils.slipway.variables import judge_values, judge_variables, load_known
+
+# For one answer of the API.
+API_SECONDS = 5
 
 
 def judge_bundle(path: Path, charts: list[str]) -> tuple[Release, list[Problem]]:
@@ -147,6 +171,53 @@ def read_node(item: dict[str, Any]) -> Node:
     return Node(**{**item, **lists, "gpus": gpus})
 
 
+def look(kubeconfig: str | None) -> capacity.Cluster | None:
+    """What a running cluster tells; None where there is none that answers. Raises SlipwayError."""
+    if not kubeconfig or not Path(kubeconfig).is_file():
+        return None
+    try:
+        # One that is there answers at once; one that is not must not hold up its repair.
+        kube = KubeClient(kubeconfig, timeout=API_SECONDS)
+        nodes, pods, claims = (items(kube, f"/api/v1/{kind}") for kind in ("nodes", "pods", "persistentvolumeclaims"))
+    except KubeError:
+        return None
+    return capacity.read_cluster(nodes, pods, claims)
+
+
+def judge_plan(params: dict[str, Any], nodes: list[Node], bundle: bool) -> tuple[str, dict[str, Any], list[Problem]]:
+    """What the components need and the nodes have, for people and as data, and what does not fit.
+
+    Without a readable `bundle` roles cannot say what they need, which is a problem of the bundle's. Raises SlipwayError.
+    """
+    if not params["needs"]:
+        return "", {}, []
+    disabled = {name for node in nodes for name in node.disable}
+    needs, problems = [], []
+    for component, given in params["needs"].items():
+        try:
+            if isinstance(given, str):
+                raise SlipwayError(given)
+            needs.append(capacity.read_need(component, given, "local-storage" not in disabled))
+        except SlipwayError as error:
+            needs.append(capacity.read_need(component, None, False))
+            if not bundle:
+                continue
+            wanted, remedy = "what it needs, to plan with", f"correct the variables of the role {component}"
+            problems.append(
+                Problem("error", CONTROLLER, "capacity", f"{component}: {' '.join(str(error).split())}", wanted, remedy)
+            )
+    cluster = look(params["kubeconfig"])
+    images = [
+        {"sha256": each["sha256"], "size": Path(each["src"]).stat().st_size}
+        for each in params["images"]
+        if Path(each["src"]).is_file()
+    ]
+    rooms = [capacity.room_of(node, needs, cluster, images) for node in nodes]
+    claims = capacity.known_claims(nodes, cluster)
+    data = {"needs": [asdict(need) for need in needs], "nodes": [asdict(room) for room in rooms]}
+    return capacity.plan(needs, rooms, claims), data, problems + capacity.judge_capacity(needs, rooms, claims)
+
+
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """The module's result. Raises SlipwayError when the report itself cannot be made."""
     nodes = [read_node(item) for item in params["nodes"]]
@@ -161,7 +232,8 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     sources = [Path(source) for source in params["sources"]]
     problems += judge_variables(params["variables"], known, sources)
     problems += judge_values(params["values"], known, sources)
-    problems = in_order([*problems, *judge(nodes, requirements, release)])
+    plan, data, unfit = judge_plan(params, nodes, bool(release.arch))
+    problems = in_order([*problems, *unfit, *judge(nodes, requirements, release)])
     errors = sum(problem.severity == "error" for problem in problems)
     report = {
         "ok": errors == 0,
@@ -169,6 +241,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
         "errors": errors,
         "warnings": len(problems) - errors,
         "problems": [asdict(problem) for problem in problems],
+        "plan": data,
         "nodes": {
             node.name: {"role": node.role, "clock_offset": node.offset, "clock_error": node.error, "probe": node.probe}
             for node in nodes
@@ -179,7 +252,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
         "changed": False,
         "errors": errors,
         "problems": report["problems"],
-        "table": table(problems, {node.name: summary_line(node) for node in nodes}),
+        "table": table(problems, {node.name: summary_line(node) for node in nodes}, plan),
     }
 
 
@@ -195,6 +268,10 @@ def main() -> None:
             "site_defaults": {"type": "path", "required": True},
             "bundle": {"type": "path", "required": True},
             "components": {"type": "list", "elements": "str", "default": []},
+            "active": {"type": "list", "elements": "str", "default": []},
+            "needs": {"type": "dict", "default": {}},
+            "images": {"type": "list", "elements": "dict", "default": []},
+            "kubeconfig": {"type": "path"},
             "report": {"type": "path", "required": True},
         },
         supports_check_mode=True,

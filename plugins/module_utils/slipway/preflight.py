@@ -412,13 +412,15 @@ def judge_clocks(nodes: Sequence[Node], most: float) -> list[Problem]:
     return problems
 
 
-def table(problems: Sequence[Problem], summary: Mapping[str, str], width: int = 120) -> str:
-    """The report for a person: a line for each node, then each problem with what is wanted and what to do."""
+def table(problems: Sequence[Problem], summary: Mapping[str, str], plan: str = "", width: int = 120) -> str:
+    """The report for a person: a line for each node, the plan, then each problem with what is wanted and what to do."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     names = [*summary, *(problem.node for problem in problems)]
     column = max((len(name) for name in names), default=0)
     lines = [f"{name:{column}}  {text}"[:width] for name, text in summary.items()]
+    if plan:
+        lines += ["", plan]
     if problems:
         lines.append("")
         check = max(len(problem.check) for problem in problems)

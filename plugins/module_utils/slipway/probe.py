@@ -52,6 +52,8 @@ FOREIGN = {
 }
 MARKER = "etc/rancher/k3s/slipway.json"
 DATA_MARKER = "var/lib/rancher/k3s/slipway.json"
+# Written by the module bundle_files.
+RECORD = "var/lib/rancher/k3s/slipway-files.json"
 _BINARIES = ("usr/local/bin/k3s", "usr/bin/k3s", "opt/bin/k3s")
 _UNITS = ("k3s.service", "k3s-agent.service")
 # Only a k3s that has run leaves these; empty directories and image archives may have been prepared.
@@ -266,6 +268,15 @@ def k3s(root: Path) -> dict[str, Any]:
     return {"state": "ours", **result}
 
 
+def files(root: Path) -> list[str]:
+    """SHA-256 of what the bundle has placed and is still there, by the node's own record."""
+    try:
+        record = json.loads((root / RECORD).read_text())
+        return sorted(entry["sha256"] for path, entry in record.items() if (root / path.lstrip("/")).exists())
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return []
+
+
 def probe(
     disk_paths: Iterable[str], port_list: Iterable[str], hardware: Path = Path("/"), root: Path = Path("/")
 ) -> dict[str, Any]:
@@ -294,6 +305,6 @@ def probe(
         "time_sync": time_sync(root),
         "time": time.time(),
         "root": os.geteuid() == 0,
-        "k3s": k3s(root),
+        "k3s": {**k3s(root), "files": files(root)},
         "gpu": gpu_probe(hardware, release),
     }

@@ -20,6 +20,8 @@ PROJECT = Path(__file__).parents[3]
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from ansible.module_utils.slipway.flows import Addresses, policies  # noqa: E402
 
+from .needs import assert_same  # noqa: E402
+
 _spec = importlib.util.spec_from_file_location("airflow_filter", PROJECT / "plugins/filter/airflow.py")
 assert _spec and _spec.loader
 filters = importlib.util.module_from_spec(_spec)
@@ -53,7 +55,7 @@ PLAY = """
     - copy:
         content: >-
           {{ {'values': _airflow_fixed_values | merge_values(airflow_values), 'flows': _airflow_flows, 'mirrors': _airflow_mirrors,
-              'jobs': _airflow_jobs, 'parts': _airflow_default_resources | list} | to_json }}
+              'jobs': _airflow_jobs, 'parts': _airflow_default_resources | list, 'needs': _airflow_needs} | to_json }}
         dest: DEST
         mode: "0600"
 """
@@ -301,6 +303,13 @@ def granted(objects: Rendered, name: str) -> Json:
     allowed = {resource: sorted(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     subjects = objects["RoleBinding", f"airflow-{name}-rolebinding"]["subjects"]
     return {**allowed, "to": sorted(each["name"] for each in subjects)}
+
+
+@pytest.mark.parametrize("site", ["plain", "small", "keys"])
+def test_its_needs_are_what_the_chart_asks_for(
+    variables: Variables, chart: Path, template: Callable[[Path, str], Rendered], site: str
+) -> None:
+    assert_same(variables(site)["needs"], template(chart, site).values())
 
 
 def test_rendering_is_stable(

@@ -19,6 +19,8 @@ ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from ansible.module_utils.slipway.flows import Addresses, policies  # noqa: E402
 from ansible.module_utils.slipway.kustomize import render  # noqa: E402
 
+from .needs import assert_same  # noqa: E402
+
 CACHE = Path(os.environ.get("SLIPWAY_CACHE", Path.home() / ".cache/slipway"))
 IMAGES = {
     "argocd": "registry.example.com:5000/argoproj/argocd:v1",
@@ -41,7 +43,7 @@ PLAY = """
     - copy:
         content: >-
           {{ {'kustomization': _argocd_kustomization, 'flows': _argocd_flows, 'objects': _argocd_objects, 'guarded': _argocd_guarded,
-              'url': _argocd_repository, 'credential': _argocd_credential} | to_json }}
+              'url': _argocd_repository, 'credential': _argocd_credential, 'needs': _argocd_needs} | to_json }}
         dest: DEST
         mode: "0600"
     - import_role: {name: argocd, tasks_from: precheck}
@@ -147,6 +149,13 @@ def test_every_container_has_its_bounds_and_its_image_from_the_bundle(
             assert container["imagePullPolicy"] == "IfNotPresent", where
             assert {"cpu", "memory"} <= set(container["resources"]["requests"]), where
             assert "memory" in container["resources"]["limits"], where
+
+
+@pytest.mark.parametrize("name", ["plain", "rich"])
+def test_its_needs_are_what_the_manifests_ask_for(
+    variables: Variables, rendered: Callable[[str], Site], name: str
+) -> None:
+    assert_same(variables(name)["needs"], [item for items in rendered(name).values() for item in items.values()])
 
 
 def test_only_what_somebody_uses_is_there(rendered: Callable[[str], Site]) -> None:

@@ -21,6 +21,8 @@ ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from ansible.module_utils.slipway.flows import Addresses, policies  # noqa: E402
 from ansible.module_utils.slipway.kustomize import render  # noqa: E402
 
+from .needs import assert_same  # noqa: E402
+
 _spec = importlib.util.spec_from_file_location(
     "kubeflow_pipelines_filter", PROJECT / "plugins/filter/kubeflow_pipelines.py"
 )
@@ -55,7 +57,8 @@ PLAY = """
     - copy:
         content: >-
           {{ {'kustomization': _kubeflow_pipelines_kustomization, 'flows': _kubeflow_pipelines_flows, 'kinds': _kubeflow_pipelines_kinds,
-              'objects': _kubeflow_pipelines_objects, 'mirrors': _kubeflow_pipelines_mirrors} | to_json }}
+              'objects': _kubeflow_pipelines_objects, 'mirrors': _kubeflow_pipelines_mirrors, 'needs': _kubeflow_pipelines_needs,
+              'claim': _kubeflow_pipelines_claim} | to_json }}
         dest: DEST
         mode: "0600"
 """
@@ -176,6 +179,15 @@ def test_every_patch_meets_an_object_of_upstream(variables: Variables) -> None:
         if kind == "ConfigMap":
             # Of the launcher's two keys upstream sets one.
             assert set(patch["data"]) - {"providers"} <= set(target["keys"]), metadata["name"]
+
+
+@pytest.mark.parametrize("site", ["plain", "rich"])
+def test_its_needs_are_what_the_manifests_ask_for(
+    variables: Variables, rendered: Callable[[str], Rendered], site: str
+) -> None:
+    needs = variables(site)["needs"]
+    assert_same(needs, [item for items in rendered(site).values() for item in items.values()])
+    assert [each["name"] for each in needs["volumes"]] == [variables(site)["claim"]]
 
 
 def test_every_removal_meets_an_object_of_upstream() -> None:
