@@ -131,8 +131,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import minio_access, secrets
 from ansible.module_utils.slipway.changes import end_with_changes
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, Kube, KubeClient
-from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Expiry, Login, Tenant
+from ansible.module_utils.slipway.kube import Kube, KubeClient
+from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Login
 from ansible.module_utils.slipway.port_forward import port_forward
 
 
@@ -144,19 +144,9 @@ def _login(kube: Kube, namespace: str, name: str, keys: tuple[str, str], check: 
     return Login(values[keys[0]], values[keys[1]]) if values else None
 
 
-def _tenant(item: Json) -> Tenant:
-    expire: dict[str, tuple[Expiry, ...]] = {}
-    for rule in item["expire"]:
-        expire[rule["bucket"]] = (*expire.get(rule["bucket"], ()), Expiry(rule["prefix"], rule["days"]))
-    secret = item["secret"]
-    return Tenant(
-        item["name"], tuple(item["buckets"]), secret["namespace"], secret["name"], tuple(item["read"]), expire
-    )
-
-
 def run(module: AnsibleModule) -> list[str]:
     params = module.params
-    tenants = [_tenant(item) for item in params["tenants"]]
+    tenants = [minio_access.read_tenant(item) for item in params["tenants"]]
     minio_access.check_or_raise(minio_access.problems(tenants))
     check: bool = module.check_mode
     kube = KubeClient(params["kubeconfig"])

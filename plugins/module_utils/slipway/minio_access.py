@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Protocol
 
@@ -141,10 +142,23 @@ class Change:
     do: Callable[[Store], None]
 
 
+def read_tenant(item: Mapping[str, Any]) -> Tenant:
+    """A tenant as a site writes it; what it leaves out is empty."""
+    expire: dict[str, tuple[Expiry, ...]] = {}
+    for rule in item.get("expire") or []:
+        expire[rule["bucket"]] = (
+            *expire.get(rule["bucket"], ()),
+            Expiry(str(rule.get("prefix") or ""), int(rule["days"])),
+        )
+    own, read = (tuple(str(bucket) for bucket in item.get(key) or []) for key in ("buckets", "read"))
+    return Tenant(str(item["name"]), own, item["secret"]["namespace"], item["secret"]["name"], read, expire)
+
+
 def problems(tenants: Sequence[Tenant]) -> list[str]:
     """Everything wrong with the list itself, each with the tenant's name."""
     found: list[str] = []
     owner: dict[str, str] = {}
+    secrets: dict[tuple[str, str], str] = {}
     names: set[str] = set()
     for tenant in tenants:
         if not _TENANT.fullmatch(tenant.name):
@@ -152,6 +166,12 @@ def problems(tenants: Sequence[Tenant]) -> list[str]:
         if tenant.name in names:
             found.append(f"tenant {tenant.name!r} is listed twice")
         names.add(tenant.name)
+        place = (tenant.secret_namespace, tenant.secret_name)
+        if place in secrets:
+            found.append(
+                f"tenant {tenant.name!r}: Secret {'/'.join(place)} has the credentials of tenant {secrets[place]!r} already"
+            )
+        secrets.setdefault(place, tenant.name)
         if not tenant.buckets and not tenant.read:
             found.append(f"tenant {tenant.name!r} has no bucket, neither of its own nor to read")
         for bucket in tenant.buckets:
@@ -163,7 +183,9 @@ def problems(tenants: Sequence[Tenant]) -> list[str]:
     for tenant in tenants:
         for bucket in tenant.read:
             if bucket not in owner:
-                found.append(f"tenant {tenant.name!r}: read: bucket {bucket!r} belongs to no tenant")
+                likely = get_close_matches(bucket, sorted(owner), n=1)
+                hint = f"; did you mean {likely[0]}?" if likely else ""
+                found.append(f"tenant {tenant.name!r}: read: bucket {bucket!r} belongs to no tenant{hint}")
             elif bucket in tenant.buckets:
                 found.append(f"tenant {tenant.name!r}: read: bucket {bucket!r} is its own, to read and write")
         found += _expire_problems(tenant)

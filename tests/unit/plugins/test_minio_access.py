@@ -182,6 +182,7 @@ def test_what_expires_is_set_changed_and_taken_away() -> None:
     ("tenant", "fault"),
     [
         (Tenant("a", (), "n", "s", read=("none",)), "'a': read: bucket 'none' belongs to no tenant"),
+        (Tenant("a", (), "n", "s", read=("modles",)), "bucket 'modles' belongs to no tenant; did you mean models?"),
         (Tenant("a", ("own",), "n", "s", read=("own",)), "'a': read: bucket 'own' is its own"),
         (Tenant("a", ("own",), "n", "s", expire={"models": (Expiry("", 1),)}), "bucket 'models' is not its own"),
         (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("", 0),)}), "days is 0, not at least 1"),
@@ -211,10 +212,10 @@ def test_all_faults_of_a_list_are_reported_together() -> None:
             EPOS,
             Tenant("other", ("models", "Bad"), "n", "s"),
             Tenant("Upper", (), "n", "s"),
-            Tenant("epos", ("x1y",), "n", "s"),
+            Tenant("epos", ("x1y",), "n", "t"),
         ]
     )
-    assert len(faults) == 5
+    assert len(faults) == 6
     with pytest.raises(SlipwayError) as error:
         check_or_raise(faults)
     for part in (
@@ -222,6 +223,7 @@ def test_all_faults_of_a_list_are_reported_together() -> None:
         "'Bad'",
         "'Upper' has no bucket",
         "'epos' is listed twice",
+        "'Upper': Secret n/s has the credentials of tenant 'other' already",
     ):
         assert part in str(error.value)
     check_or_raise([])
