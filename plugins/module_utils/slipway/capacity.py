@@ -1,7 +1,8 @@
 """Whether what the components need fits on the nodes: CPU, memory, volumes and images. No input or output here.
 
 What counts as free on a node is what it can give to pods (`allocatable`; before k3s runs, all that the machine has) without what pods
-outside of the components' own namespaces hold. So a component that runs already is counted once: by its need, not by its pods as well.
+that stay hold outside of the components' own namespaces. So a component that runs already is counted once: by its need, not by its
+pods as well.
 Volumes count where they are not made yet, or as far as they are to grow: what is there has its place.
 """
 
@@ -109,7 +110,9 @@ def read_cluster(nodes: Iterable[Json], pods: Iterable[Json], claims: Iterable[J
     held: dict[str, dict[str, tuple[float, float]]] = {}
     for pod in pods:
         where = pod["spec"].get("nodeName")
-        if not where or pod.get("status", {}).get("phase") in _DONE:
+        # What ends by itself (Jobs, tasks, trainings) gives its room back.
+        stays = pod["spec"].get("restartPolicy", "Always") == "Always"
+        if not where or not stays or pod.get("status", {}).get("phase") in _DONE:
             continue
         namespace = pod["metadata"]["namespace"]
         sizes = [requests(each.get("resources"), pod["metadata"]["name"]) for each in pod["spec"]["containers"]]

@@ -262,9 +262,11 @@ def probed(**changes: Any) -> Node:
 IMAGES = [{"sha256": "aa", "size": GIB}, {"sha256": "bb", "size": 2 * GIB}]
 
 
-def pod(name: str, namespace: str, cpu: str, node: str = "server-1", phase: str = "Running") -> dict[str, Any]:
+def pod(
+    name: str, namespace: str, cpu: str, node: str = "server-1", phase: str = "Running", restart: str = "Always"
+) -> dict[str, Any]:
     container = {"resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}
-    spec = {"containers": [container], **({"nodeName": node} if node else {})}
+    spec = {"containers": [container], "restartPolicy": restart, **({"nodeName": node} if node else {})}
     return {"metadata": {"name": name, "namespace": namespace}, "spec": spec, "status": {"phase": phase}}
 
 
@@ -286,13 +288,14 @@ def test_a_machine_before_k3s() -> None:
 
 
 def test_a_node_of_the_cluster_without_what_others_hold() -> None:
-    """Pods of the components count by their need, what is over or has no node not at all."""
+    """Pods of the components count by their need, what is over, ends by itself or has no node not at all."""
     pods = [
         pod("minio", "minio", "900m"),
         pod("theirs", "epos-dev", "300m"),
         pod("more", "shop", "100m"),
         pod("over", "shop", "1", phase="Succeeded"),
         pod("waits", "shop", "1", node=""),
+        pod("training", "epos", "1", restart="Never"),
     ]
     room = room_of(probed(), [STORE], cluster(*pods), [])
     assert (room.cpu, room.memory, round(room.cpu_held, 3), room.memory_held) == (1.9, 3 * GIB, 0.4, 2 * GIB)
