@@ -377,6 +377,9 @@ def _api_server(images: Mapping[str, str], store: Mapping[str, Any]) -> Json:
                 OBJECTSTORECONFIG_PORT=store["port"],
                 OBJECTSTORECONFIG_REGION=store["region"],
                 OBJECTSTORECONFIG_SECURE="false",
+                # It does not start without this address, which service links gave; nothing is there any more.
+                ML_PIPELINE_VISUALIZATIONSERVER_SERVICE_HOST="ml-pipeline-visualizationserver",
+                ML_PIPELINE_VISUALIZATIONSERVER_SERVICE_PORT=8888,
                 V2_DRIVER_IMAGE=images["kfp_driver"],
                 V2_LAUNCHER_IMAGE=images["kfp_launcher"],
             )

@@ -198,7 +198,9 @@ def test_every_removal_meets_an_object_of_upstream() -> None:
 def test_every_container_and_variable_is_upstreams(variables: Variables) -> None:
     """But for variables that upstream's programs know and its manifests do not set."""
     ours = {
-        "ml-pipeline": {"OBJECTSTORECONFIG_REGION"},
+        "ml-pipeline": {
+            "OBJECTSTORECONFIG_REGION", "ML_PIPELINE_VISUALIZATIONSERVER_SERVICE_HOST", "ML_PIPELINE_VISUALIZATIONSERVER_SERVICE_PORT",
+        },
         "ml-pipeline-ui": {
             "MINIO_HOST", "MINIO_PORT", "MINIO_SSL", "ARGO_ARCHIVE_BUCKETNAME", "ARGO_KEYFORMAT", "ML_PIPELINE_SERVICE_HOST",
             "ML_PIPELINE_SERVICE_PORT", "METADATA_ENVOY_SERVICE_SERVICE_HOST", "METADATA_ENVOY_SERVICE_SERVICE_PORT",
