@@ -219,6 +219,19 @@ def test_every_container_and_variable_is_upstreams(variables: Variables) -> None
             assert named - ours.get(name, set()) <= set(containers[container["name"]]["env"]), name
 
 
+def test_the_api_server_has_the_addresses_without_which_it_ends(variables: Variables) -> None:
+    """Upstream's server (2.17.0, backend/src/apiserver/main.go) ends at once where these are missing, though it never calls the one of
+    the visualization server, whose Service is removed."""
+    named = {
+        variable["name"]
+        for patch in patches(variables)
+        if (patch["kind"], patch["metadata"]["name"]) == ("Deployment", "ml-pipeline")
+        for container in patch["spec"]["template"]["spec"]["containers"]
+        for variable in container.get("env", [])
+    }
+    assert {f"ML_PIPELINE_VISUALIZATIONSERVER_SERVICE_{part}" for part in ("HOST", "PORT")} <= named
+
+
 def test_every_waiting_container_is_upstreams() -> None:
     """An init container that upstream does not have would be one without an image."""
     for workload, (deployment, _) in overlay.WORKLOADS.items():
