@@ -116,10 +116,12 @@ def test_the_service_may_do_little(site: Site, dev_service: ModelService, releas
 
 @pytest.fixture(scope="module")
 def other(
-    epos: Epos, store: Store, dataset: Path, released: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    epos: Epos, store: Store, released: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Another version in the store: hardly trained, which does not matter to who only looks for its name."""
     work = tmp_path_factory.mktemp("other")
+    dataset = work / "data"
+    epos.run("render", "--out", str(dataset), "--train-images", "16", "--test-images", "4")
     options = ("--train-steps", "1", "--backbone", "small", "--num-frags", "8", "--device", "cpu")
     epos.run("train", "--data-dir", str(dataset), "--work-dir", str(work), *options)
     version: str = json.loads((work / "model/config.json").read_text())["version"]
