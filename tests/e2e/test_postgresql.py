@@ -204,9 +204,8 @@ def test_a_killed_pod_loses_no_committed_row(site: Site, database: Database) -> 
 
         def back() -> bool:
             pod = site.core.read_namespaced_pod(POD, NAMESPACE)
-            return bool(
-                pod.metadata.uid != before and all(each.ready for each in pod.status.container_statuses or [{}])
-            )
+            statuses = pod.status.container_statuses or []
+            return pod.metadata.uid != before and bool(statuses) and all(each.ready for each in statuses)
 
         eventually(back, 180)
         written = len(writer.committed)
