@@ -8,7 +8,6 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +26,7 @@ from tests.lab import (
     training,
     wheels,
 )
-from tests.lab.cache import Cache
+from tests.lab.cache import PROJECT, Cache
 from tests.lab.kfp import base as kfp_base
 from tests.lab.process import LabError
 
@@ -396,15 +395,16 @@ def test_only_images_of_installed_components_are_built(tmp_path: Path, monkeypat
     assert list(manifest["images"]) == ["epos", "services", "airflow"]
 
 
-@pytest.mark.parametrize(
-    ("site", "wanted"), [({}, bundle.COMPONENTS), ({"slipway_components": ["minio", "postgresql"]}, ("postgresql",))]
-)
+@pytest.mark.parametrize("listed", [None, ["minio"], ["minio", "postgresql"], ["minio", "postgresql", "airflow"]])
 def test_a_site_says_which_components_it_installs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: dict[str, Any], wanted: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: list[str] | None
 ) -> None:
+    """Or else the playbooks do."""
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    site = {"slipway_components": listed} if listed else {}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": site, "hosts": {"a": {}}}}))
-    assert bundle.needed(tmp_path) == wanted
+    defaults = yaml.safe_load((PROJECT / "playbooks/group_vars/all/site.yml").read_text())["slipway_components"]
+    assert bundle.needed(tmp_path) == tuple(name for name in bundle.COMPONENTS if name in (listed or defaults))
 
 
 @pytest.mark.parametrize(
