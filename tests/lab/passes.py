@@ -77,7 +77,7 @@ CHECKS = {
     "dataops": Check(
         pytest("tests/unit/dataops"),
         ("airflow",),
-        (*PYTEST, "pipelines/*", "tests/lab/*", "tests/unit/dataops/*", "tests/unit/lab/*"),
+        (*PYTEST, "pipelines/*", "roles/airflow/files/*", "tests/lab/*", "tests/unit/dataops/*", "tests/unit/lab/*"),
     ),
 }
 
