@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from .needs import assert_same, total
+from .plays import outcome
 
 PROJECT = Path(__file__).parents[3]
 CACHE = Path(os.environ.get("SLIPWAY_CACHE", Path.home() / ".cache/slipway"))
@@ -90,15 +90,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "playbook_dir": str(PROJECT / "playbooks"),
         **SITES[request.param],
     }
-    answer = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", str(folder / "play.yml"), "-e", json.dumps(variables)],
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    made: Json = json.loads((folder / "out.json").read_text())
+    made = outcome(folder, variables)
     return {**made, "name": request.param, "folder": folder}
 
 

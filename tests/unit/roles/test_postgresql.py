@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,8 @@ import pytest
 PROJECT = Path(__file__).parents[3]
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 from ansible.module_utils.slipway.flows import Addresses, policies  # noqa: E402
+
+from .plays import outcome  # noqa: E402
 
 Json = dict[str, Any]
 PLAY = """
@@ -47,18 +45,8 @@ ADDRESSES = Addresses(("10.0.0.1/32",), 6443, ("10.0.0.1/32",), ("10.42.0.0/16",
 
 def render(folder: Path, **variables: Any) -> Json:
     """The role's objects, flows and faults."""
-    play = folder / "play.yml"
-    play.write_text(PLAY.replace("DEST", str(folder / "out.json")))
-    answer = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", str(play), "-e", json.dumps({**SITE, **variables})],
-        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    out: Json = json.loads((folder / "out.json").read_text())
-    return out
+    (folder / "play.yml").write_text(PLAY.replace("DEST", str(folder / "out.json")))
+    return outcome(folder, {**SITE, **variables})
 
 
 @pytest.fixture(scope="module")
