@@ -26,6 +26,7 @@ from .report import Recorder  # noqa: E402
 from .site import Epos, Site, Store  # noqa: E402
 from .training import (  # noqa: E402
     DATA,
+    FEW,
     Way,
     adopt,
     download_images,
@@ -177,12 +178,22 @@ def pointer(trained: dict[str, Any], store: Store) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def few_images(epos: Epos, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data set too small for a good model, at FEW in the store too."""
+    path = tmp_path_factory.mktemp("few") / "data"
+    epos.run("render", "--out", str(path), "--train-images", "32", "--test-images", "6")
+    epos.run("push", str(path), FEW)
+    yield path
+    remove(store, "epos-data", FEW.removeprefix("s3://epos-data/") + "/")
+
+
+@pytest.fixture(scope="session")
 def corrupt(
-    epos: Epos, dataset: Path, store: Store, tmp_path_factory: pytest.TempPathFactory
+    epos: Epos, few_images: Path, store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, list[str]]]:
     """A damaged data set in the store: where it is, and what of it must be named."""
     data = tmp_path_factory.mktemp("corrupt") / "data"
-    shutil.copytree(dataset, data)
+    shutil.copytree(few_images, data)
     cut = sorted(data.glob("train/*/rgb/*.png"))[3]
     cut.write_bytes(cut.read_bytes()[:200])
     cameras = sorted(data.glob("test/*/scene_camera.json"))[0]

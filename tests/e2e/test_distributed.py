@@ -36,6 +36,7 @@ def built_with(store: Store, prefix: str) -> dict[str, Any]:
 
 
 @pytest.mark.fault
+@pytest.mark.usefixtures("few_images")
 def test_two_processes_train_as_one_and_survive_a_loss(trained: dict[str, Any], site: Site, store: Store) -> None:
     """Two pods with a GPU each on two nodes; one is killed, both go on from the checkpoint, and the losses are those of one process."""
     if sum(node.slots > node.used for node in gpu_nodes(site)) < 2:

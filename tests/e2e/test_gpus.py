@@ -76,6 +76,7 @@ def test_quota_of_a_namespace_holds(site: Site, nodes: list[GpuNode]) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.usefixtures("few_images")
 def test_trainings_wait_and_share(trained: dict[str, Any], site: Site, store: Store, nodes: list[GpuNode]) -> None:
     """Two trainings ask for a GPU each: both wait while none is free; where time-slicing lends one GPU twice, both run on it."""
     shared = next((node for node in nodes if node.slots > node.devices and node.slots - node.used >= 2), None)

@@ -21,7 +21,7 @@ from .model_service import Picture
 from .pipelines import FINAL, HOST, SERVICE, Pipelines, compiled, named, task_times
 from .pipelines import steps as steps_of
 from .site import Site, Store
-from .training import APP, ENVIRONMENT, MIN_RECALL, PARAMETERS, PIPELINE, deployed, remove
+from .training import APP, ENVIRONMENT, FEW, MIN_RECALL, PARAMETERS, PIPELINE, deployed, remove
 
 IRIS = "iris"
 SCHEDULE = "slipway-test"
@@ -30,9 +30,9 @@ EXPERIMENT = "slipway"
 
 
 @pytest.fixture
-def parameters(front_door: FrontDoor) -> dict[str, str]:
+def parameters(front_door: FrontDoor, few_images: Path) -> dict[str, str]:
     """For runs that need no good model: as little training as shows that it goes on from a checkpoint."""
-    few = {"train_steps": "40", "checkpoint_every": "5", "overlays": "0"}
+    few = {"data": FEW, "train_steps": "40", "checkpoint_every": "5", "overlays": "0"}
     return {**PARAMETERS, **few, "domain": front_door.domain}
 
 

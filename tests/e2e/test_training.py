@@ -99,6 +99,7 @@ def test_model_predicts_the_same_elsewhere(trained: dict[str, Any], held_out: Pa
 
 
 @pytest.mark.fault
+@pytest.mark.usefixtures("few_images")
 def test_killed_training_resumes_and_a_missed_gate_changes_nothing(
     site: Site, store: Store, pointer: dict[str, Any]
 ) -> None:
