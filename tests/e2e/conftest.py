@@ -27,6 +27,8 @@ from .site import Epos, Site, Store  # noqa: E402
 from .training import (  # noqa: E402
     DATA,
     FEW,
+    FEW_RENDERED,
+    RENDERED,
     Way,
     adopt,
     download_images,
@@ -114,7 +116,7 @@ def dataset(request: pytest.FixtureRequest, epos: Epos, tmp_path_factory: pytest
     if given:
         return Path(given)
     path = tmp_path_factory.mktemp("dataset") / "lab"
-    epos.run("render", "--out", str(path))
+    epos.run("render", "--out", str(path), *RENDERED)
     return path
 
 
@@ -181,7 +183,7 @@ def pointer(trained: dict[str, Any], store: Store) -> dict[str, Any]:
 def few_images(epos: Epos, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data set too small for a good model, at FEW in the store too."""
     path = tmp_path_factory.mktemp("few") / "data"
-    epos.run("render", "--out", str(path), "--train-images", "32", "--test-images", "6")
+    epos.run("render", "--out", str(path), *FEW_RENDERED)
     epos.run("push", str(path), FEW)
     yield path
     remove(store, "epos-data", FEW.removeprefix("s3://epos-data/") + "/")

@@ -24,7 +24,7 @@ from .front_door import eventually
 from .model_service import ROLLOUT, ModelService, Picture, pictures
 from .pipelines import Pipelines
 from .site import Epos, Store
-from .training import remove
+from .training import FEW_RENDERED, RENDERED, remove
 
 DROPS, DATA = "epos-drops", "epos-data"
 DAG = "dataops"
@@ -61,14 +61,14 @@ def drop(epos: Epos, store: Store, folder: Path, *options: str) -> Iterator[str]
 def dropped(airflow: Airflow, epos: Epos, store: Store, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Data as good as those that the site has: the drop's name and the folder."""
     folder = tmp_path / "bop"
-    with drop(epos, store, folder) as name:
+    with drop(epos, store, folder, *RENDERED) as name:
         yield name, folder
 
 
 @pytest.fixture
 def worse(airflow: Airflow, epos: Epos, store: Store, tmp_path: Path) -> Iterator[str]:
     """A drop with far too few images to learn from."""
-    with drop(epos, store, tmp_path / "bop", "--train-images", "16", "--test-images", "4") as name:
+    with drop(epos, store, tmp_path / "bop", *FEW_RENDERED) as name:
         yield name
 
 

@@ -17,6 +17,7 @@ from .argocd import Argo
 from .front_door import FrontDoor, eventually
 from .model_service import APP, ModelService, Picture, Poller, pictures
 from .site import Epos, Site, Store
+from .training import FEW_RENDERED, IMAGE_SIZE
 
 # Written below the released models, and gone at the end.
 BUCKET, PREFIX = "epos-models", "models"
@@ -121,8 +122,8 @@ def other(
     """Another version in the store: hardly trained, which does not matter to who only looks for its name."""
     work = tmp_path_factory.mktemp("other")
     dataset = work / "data"
-    epos.run("render", "--out", str(dataset), "--train-images", "16", "--test-images", "4")
-    options = ("--train-steps", "1", "--backbone", "small", "--num-frags", "8", "--device", "cpu")
+    epos.run("render", "--out", str(dataset), *FEW_RENDERED)
+    options = ("--train-steps", "1", "--backbone", "small", "--num-frags", "8", "--image-size", IMAGE_SIZE, "--device", "cpu")
     epos.run("train", "--data-dir", str(dataset), "--work-dir", str(work), *options)
     version: str = json.loads((work / "model/config.json").read_text())["version"]
     assert version != released["version"]
