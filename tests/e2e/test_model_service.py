@@ -123,7 +123,7 @@ def other(
     work = tmp_path_factory.mktemp("other")
     dataset = work / "data"
     epos.run("render", "--out", str(dataset), *FEW_RENDERED)
-    options = ("--train-steps", "1", "--backbone", "small", "--num-frags", "8", "--image-size", IMAGE_SIZE, "--device", "cpu")
+    options = f"--train-steps 1 --backbone small --num-frags 8 --image-size {IMAGE_SIZE} --device cpu".split()
     epos.run("train", "--data-dir", str(dataset), "--work-dir", str(work), *options)
     version: str = json.loads((work / "model/config.json").read_text())["version"]
     assert version != released["version"]

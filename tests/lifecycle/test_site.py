@@ -269,7 +269,8 @@ def traces(site: Site, words: tuple[str, ...]) -> list[str]:
 
 def leave_half_removed(site: Site, namespace: str, release: str) -> None:
     """Put Helm's record of a release as a removal leaves it that was killed at its beginning."""
-    (secret,) = site.kubectl("get", "secrets", "-n", namespace, "-l", f"owner=helm,name={release},status=deployed")["items"]
+    labels = f"owner=helm,name={release},status=deployed"
+    (secret,) = site.kubectl("get", "secrets", "-n", namespace, "-l", labels)["items"]
     record = json.loads(gzip.decompress(base64.b64decode(base64.b64decode(secret["data"]["release"]))))
     record["info"]["status"] = secret["metadata"]["labels"]["status"] = "uninstalling"
     packed = base64.b64encode(base64.b64encode(gzip.compress(json.dumps(record).encode()))).decode()
