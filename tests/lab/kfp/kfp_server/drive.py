@@ -133,18 +133,19 @@ class Drive:
         if len(states) < len(needs):
             return None
         if compiled.is_exit(task):
-            # A handler runs after what ended in whatever way, but not after what was never started.
-            proceed = not {SKIPPED, OMITTED} & set(states)
-            return self._start(parent, name, task, proceed, exit=True)
-        if self._ending and not parent.exit:
+            # A handler runs after what ended in whatever way, but not after what was never started. When the run is terminated it is cut off
+            # before it begins: the time that the workflow may take is over.
+            proceed = not {SKIPPED, OMITTED} & set(states) and not self._ending
+            return self._start(parent, name, task, proceed)
+        if self._ending:
             return None
         after = [self._tree.child(parent, handler) for need in needs for handler in handlers.get(need, [])]
         if any(node is None or not node.final for node in after):
             return None
-        return self._start(parent, name, task, all(state == SUCCEEDED for state in states), exit=parent.exit)
+        return self._start(parent, name, task, all(state == SUCCEEDED for state in states))
 
-    def _start(self, parent: Node, name: str, task: Json, proceed: bool, exit: bool) -> Node:
-        node = Node(f"{parent.path}.{name}", parent.path, name, "", compiled.component_name(task), exit=exit)
+    def _start(self, parent: Node, name: str, task: Json, proceed: bool) -> Node:
+        node = Node(f"{parent.path}.{name}", parent.path, name, "", compiled.component_name(task))
         node.kind = compiled.kind(self._tree.pipeline, task)
         if not proceed:
             node.state = OMITTED
@@ -153,7 +154,7 @@ class Drive:
 
     def _start_iteration(self, loop: Node, path: str, index: int) -> Node:
         task = self._tree.task(loop)
-        node = Node(path, loop.path, loop.name, "", loop.component, exit=loop.exit)
+        node = Node(path, loop.path, loop.name, "", loop.component)
         node.kind = compiled.kind(self._tree.pipeline, task, iteration=True)
         # The condition was the loop's.
         return self._provide(node, {**task, "triggerPolicy": {}}, lambda: self._tree.iteration_inputs(loop, index))
@@ -252,8 +253,7 @@ class Drive:
         limit = int(self._tree.task(node).get("iteratorPolicy", {}).get("parallelismLimit", 0))
         missing, states = 0, list[str]()
         for index, (path, child) in enumerate(self._tree.iterations(node)):
-            halted = self._ending and not node.exit
-            if child is None and not halted and (not limit or states.count(RUNNING) < limit):
+            if child is None and not self._ending and (not limit or states.count(RUNNING) < limit):
                 child = self._start_iteration(node, path, index)
             if child is None:
                 missing += 1
@@ -264,8 +264,7 @@ class Drive:
 
     def _settle(self, node: Node, missing: int, states: list[str]) -> None:
         """Whether a group has ended, by its members: those not started and the states of the others."""
-        halted = self._ending and not node.exit
-        if RUNNING in states or (missing and not halted):
+        if RUNNING in states or (missing and not self._ending):
             return
         node.state = FAILED if FAILED in states or missing else SUCCEEDED
 
@@ -275,7 +274,7 @@ class Drive:
             node.created = True
             node.first_start = node.first_start or pods.seconds(pod["metadata"]["creationTimestamp"])
         outcome = pods.outcome(pod) if pod is not None else None
-        if self._ending and not node.exit and (outcome is None or outcome.state != "succeeded"):
+        if self._ending and (outcome is None or outcome.state != "succeeded"):
             self._end(node, pod)
         elif pod is not None and outcome is not None:
             self._look(node, pod, outcome)
@@ -367,7 +366,7 @@ class Drive:
     def _back_off(self, node: Node, ended: float) -> float | None:
         """When the next attempt may start; None if there is none."""
         policy = self._tree.task(node).get("retryPolicy", {})
-        if node.attempt >= int(policy.get("maxRetryCount", 0)) or (self._ending and not node.exit):
+        if node.attempt >= int(policy.get("maxRetryCount", 0)) or self._ending:
             return None
         factor = float(policy.get("backoffFactor", 1) or 1)
         start = ended + _duration(policy.get("backoffDuration")) * factor**node.attempt
@@ -394,7 +393,7 @@ class Drive:
 
     def _claim(self, node: Node) -> None:
         """Make or remove a volume claim; asked for again after a kill, that is the same."""
-        if self._ending and not node.exit:
+        if self._ending:
             node.state = FAILED
             return
         given = node.inputs["parameters"]

@@ -39,8 +39,6 @@ class Node:
     name: str
     kind: str
     component: str
-    # Whether it belongs to an exit handler, which runs after a termination too.
-    exit: bool = False
     state: str = RUNNING
     message: str = ""
     # Values by name: of parameters anything, of artifacts a list of RuntimeArtifacts.
