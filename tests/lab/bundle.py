@@ -355,7 +355,9 @@ def build(cache: Cache) -> Path:
         start = time.monotonic()
         result = cache.entry("bundle", "lab", plan.key, lambda draft: _assemble(cache, plan, draft))
         gobuild.prune_caches(cache)
-        gone = cache.prune(("program", "image", "chart", "govet", "gotest", "passed", "bundle"), UNUSED_FOR_S, KEEP)
+        gone = cache.prune(
+            ("program", "packages", "image", "chart", "govet", "gotest", "passed", "bundle"), UNUSED_FOR_S, KEEP
+        )
         say(f"bundle ready after {time.monotonic() - start:.0f} s, {len(gone)} old entries removed from the cache")
     return result
 

@@ -36,9 +36,9 @@ def image() -> images.Built:
     return images.derived("airflow", images.python(), key, FOLDER / "Containerfile", prepare)
 
 
-def prepare(_: Cache, context: Path) -> None:
+def prepare(cache: Cache, context: Path) -> None:
     """Fill the build context: the locked packages in `site-packages`, our own, the entrypoint."""
-    wheels.install(LOCK, context / "site-packages")
+    wheels.place(cache, LOCK, context / "site-packages")
     shutil.copy(FOLDER / "entrypoint", context / "entrypoint")
     for source in SOURCES:
         shutil.copytree(source, context / source.name, ignore=shutil.ignore_patterns("__pycache__"))

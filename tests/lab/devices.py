@@ -24,9 +24,9 @@ def image() -> images.Built:
     return images.derived("gpu-operator", images.python(), key, RECIPE, prepare)
 
 
-def prepare(_: Cache, context: Path) -> None:
+def prepare(cache: Cache, context: Path) -> None:
     """Fill the build context: the locked packages in `site-packages`, the program in `gpu_operator`."""
-    wheels.install(LOCK, context / "site-packages")
+    wheels.place(cache, LOCK, context / "site-packages")
     shutil.copytree(SOURCE, context / "gpu_operator", ignore=shutil.ignore_patterns("__pycache__"))
 
 

@@ -38,9 +38,9 @@ def program() -> images.Derived:
     return images.derived("kfp", images.python(), key, RECIPE, prepare)
 
 
-def prepare(_: Cache, context: Path) -> None:
+def prepare(cache: Cache, context: Path) -> None:
     """Fill the build context: the locked packages in `site-packages`, the program in `kfp_server`."""
-    wheels.install(LOCK, context / "site-packages")
+    wheels.place(cache, LOCK, context / "site-packages")
     shutil.copytree(SOURCE, context / "kfp_server", ignore=shutil.ignore_patterns("__pycache__"))
 
 

@@ -32,7 +32,7 @@ def image() -> images.Built:
     return images.derived("postgresql", images.python(), key, RECIPE, prepare)
 
 
-def prepare(_: Cache, context: Path) -> None:
+def prepare(cache: Cache, context: Path) -> None:
     """Fill the build context."""
-    wheels.install(LOCK, context / "site-packages")
+    wheels.place(cache, LOCK, context / "site-packages")
     shutil.copy(PROGRAM, context)

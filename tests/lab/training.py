@@ -40,8 +40,8 @@ def image(variant: str = "cpu") -> images.Built:
         raise LabError(f"{RECIPE}: no recipe of the training image")
     lock = LOCKS[variant]
 
-    def prepare(_: Cache, context: Path) -> None:
-        wheels.install(lock, context / "site-packages")
+    def prepare(cache: Cache, context: Path) -> None:
+        wheels.place(cache, lock, context / "site-packages")
         for source in SOURCES:
             shutil.copytree(source, context / source.name, ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
+from tests.lab.cache import Cache, hash_inputs
 from tests.lab.process import run
 
 # The Python of Debian 12, and the C libraries that it runs with.
@@ -28,3 +30,13 @@ def install(lock: Path, target: Path) -> None:
     for folder in sorted(path for path in target.rglob("tests") if path.is_dir()):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(target / "bin", ignore_errors=True)
+
+
+def place(cache: Cache, lock: Path, target: Path) -> None:
+    """Put the packages of a lock file into the new folder `target`, as hard links to the cache, which nobody may change there.
+
+    They are installed once: an image whose own sources change needs the same ones again.
+    """
+    key = hash_inputs(PYTHON_VERSION, *PLATFORMS, files=[lock, Path(__file__)])
+    packages = cache.entry("packages", lock.stem, key, lambda draft: install(lock, draft))
+    shutil.copytree(packages, target, symlinks=True, copy_function=os.link)

@@ -226,19 +226,19 @@ def test_chart_of_the_gpu_standin_has_its_content_in_its_version(
 
 
 def test_build_context_of_the_gpu_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(wheels, "install", lambda lock, target: installed.append((lock, target)))
+    placed: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(wheels, "place", lambda _, lock, target: placed.append((lock, target)))
     devices.prepare(Cache(tmp_path / "cache"), tmp_path)
-    assert installed == [(devices.LOCK, tmp_path / "site-packages")]
+    assert placed == [(devices.LOCK, tmp_path / "site-packages")]
     assert (tmp_path / "gpu_operator/__main__.py").is_file()
     assert not list(tmp_path.rglob("__pycache__"))
 
 
 def test_build_context_of_kubeflow_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(wheels, "install", lambda lock, target: installed.append((lock, target)))
+    placed: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(wheels, "place", lambda _, lock, target: placed.append((lock, target)))
     kfp_images.prepare(Cache(tmp_path / "cache"), tmp_path)
-    assert installed == [(kfp_images.LOCK, tmp_path / "site-packages")]
+    assert placed == [(kfp_images.LOCK, tmp_path / "site-packages")]
     assert (tmp_path / "kfp_server/__main__.py").is_file()
     database = tmp_path / "database"
     database.mkdir()

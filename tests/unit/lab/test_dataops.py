@@ -32,7 +32,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_context_has_what_the_recipe_copies(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "install", lambda lock, target: target.mkdir(parents=True))
+    monkeypatch.setattr(wheels, "place", lambda cache, lock, target: target.mkdir(parents=True))
     context = inputs / "context"
     context.mkdir()
     dataops.prepare(Cache(inputs / "cache"), context)
