@@ -131,7 +131,9 @@ class Node:
         manifest.write_text(json.dumps(needed(described, text)))
         lock.write_text(at_registry(text, self.npm("config", "get", "registry")))
         yarn = self.package(YARN, work / "yarn")
+        # Yarn asks again after a time-out, but gives a slow registry 30 s only.
         options = ["--frozen-lockfile", "--ignore-scripts", "--non-interactive", "--no-progress"]
+        options += ["--network-timeout=300000"]
         self.run(yarn / "bin/yarn.js", "install", *options, f"--cache-folder={work / 'downloads'}", cwd=ui)
 
 
