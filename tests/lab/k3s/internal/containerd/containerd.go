@@ -12,7 +12,6 @@ import (
 	"text/template"
 	"time"
 
-	"go.yaml.in/yaml/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -86,11 +85,21 @@ state = "{{.State}}"
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes."{{$name}}".options]
   BinaryName = "{{$program}}"
-{{end}}`))
+{{end}}
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "{{.Certs}}"
+{{range $host, $config := .Registries}}{{with $config.Auth}}
+[plugins."io.containerd.grpc.v1.cri".registry.configs.{{printf "%q" $host}}.auth]
+  username = {{printf "%q" .Username}}
+  password = {{printf "%q" .Password}}
+  auth = {{printf "%q" .Auth}}
+  identitytoken = {{printf "%q" .Token}}
+{{end}}{{end}}`))
 
 // Write writes config.toml. Errors: a registries.yaml that is not YAML, a default runtime that is not there.
 func Write(c Config) error {
-	if err := checkRegistries(c.Registries); err != nil {
+	registries, err := readRegistries(c.Registries)
+	if err != nil {
 		return err
 	}
 	found := findRuntimes()
@@ -106,12 +115,15 @@ func Write(c Config) error {
 	if err := paths.MkdirAll(root(c.Data), 0o711); err != nil {
 		return err
 	}
+	if err := registries.write(certs(c.Data)); err != nil {
+		return err
+	}
 	var text strings.Builder
-	err := configTemplate.Execute(&text, map[string]any{
+	err = configTemplate.Execute(&text, map[string]any{
 		"Root": root(c.Data), "State": paths.ContainerdState, "Socket": paths.ContainerdSocket, "Bin": c.Bin,
 		"CNIConf": cniConf(c.Data), "PauseImage": c.PauseImage, "Snapshotter": c.Snapshotter,
 		"DefaultRuntime": c.DefaultRuntime, "Runtimes": found,
-		"DisableAppArmor": !appArmor(), "RestrictOOM": !mayLowerOOM(),
+		"DisableAppArmor": !appArmor(), "RestrictOOM": !mayLowerOOM(), "Certs": certs(c.Data), "Registries": registries.Configs,
 	})
 	if err != nil {
 		return err
@@ -121,29 +133,8 @@ func Write(c Config) error {
 
 func root(data paths.Data) string       { return data.Agent("containerd") }
 func cniConf(data paths.Data) string    { return data.Agent("etc", "cni", "net.d") }
+func certs(data paths.Data) string      { return data.Agent("etc", "containerd", "certs.d") }
 func configFile(data paths.Data) string { return data.Agent("etc", "containerd", "config.toml") }
-
-// checkRegistries refuses a broken file; mirrors and credentials themselves are not part of the stand-in yet.
-func checkRegistries(file string) error {
-	content, err := os.ReadFile(file)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var registries struct {
-		Mirrors map[string]any `yaml:"mirrors"`
-		Configs map[string]any `yaml:"configs"`
-	}
-	if err := yaml.Unmarshal(content, &registries); err != nil {
-		return fmt.Errorf("failed to read registries configuration %s: %w", file, err)
-	}
-	if len(registries.Mirrors) > 0 || len(registries.Configs) > 0 {
-		return fmt.Errorf("mirrors and configs of %s are not part of the stand-in yet", file)
-	}
-	return nil
-}
 
 func findRuntimes() map[string]string {
 	found := map[string]string{}
