@@ -12,6 +12,7 @@ import (
 	"slipway/tests/lab/k3s/internal/flanneld"
 	"slipway/tests/lab/k3s/internal/kube"
 	"slipway/tests/lab/k3s/internal/payload"
+	"slipway/tests/lab/k3s/internal/server"
 )
 
 //go:embed all:payload
@@ -30,6 +31,8 @@ func run() int {
 	switch name {
 	case "etcd":
 		return etcd.Main()
+	case server.RestoreProgram:
+		return etcd.RestoreMain()
 	case "flannel":
 		return flanneld.Main()
 	case "kubectl":

@@ -212,7 +212,7 @@ func (a *agent) join(ctx, lifetime context.Context) (cluster.Settings, error) {
 	server, shown := a.LocalServer, a.LocalServer
 	var balancer *loadbalancer.Balancer
 	if server == "" {
-		configured, err := parseServerURL(a.values.String("server"))
+		configured, err := cluster.ParseServerURL(a.values.String("server"))
 		if err != nil {
 			return cluster.Settings{}, err
 		}
@@ -280,9 +280,9 @@ func (a *agent) retryInterval() time.Duration {
 
 // complain logs a failed attempt; beside a server of the same process that is no news while the server starts.
 func (a *agent) complain(ctx context.Context, format string, arguments ...any) {
-	var status statusError
+	var status cluster.StatusError
 	err, _ := arguments[len(arguments)-1].(error)
-	if ctx.Err() != nil || a.LocalServer != "" && (errors.As(err, &status) && status.code >= 500 || isDial(err)) {
+	if ctx.Err() != nil || a.LocalServer != "" && (errors.As(err, &status) && status.Code >= 500 || isDial(err)) {
 		return
 	}
 	logrus.Errorf(format, arguments...)
@@ -300,7 +300,7 @@ func (a *agent) learnServers(ctx context.Context, balancer *loadbalancer.Balance
 		logrus.Errorf("Failed to load node certificate: %v", err)
 		return
 	}
-	learner := j.withCertificate(certificate)
+	learner := &joiner{j.WithCertificate(certificate)}
 	for {
 		if addresses, err := learner.apiServers(ctx); err != nil {
 			logrus.Debugf("Failed to learn servers: %v", err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"slipway/tests/lab/k3s/internal/cluster"
 	"slipway/tests/lab/k3s/internal/options"
 	"slipway/tests/lab/k3s/internal/paths"
 	"slipway/tests/lab/k3s/internal/token"
@@ -33,10 +34,10 @@ func TestTokenAndServerAreRequired(t *testing.T) {
 }
 
 func TestOnlyHTTPS(t *testing.T) {
-	if _, err := parseServerURL("http://x:6443"); err == nil || !strings.Contains(err.Error(), "only https:// URLs are supported") {
+	if _, err := cluster.ParseServerURL("http://x:6443"); err == nil || !strings.Contains(err.Error(), "only https:// URLs are supported") {
 		t.Error(err)
 	}
-	if _, err := parseServerURL("https://x:6443"); err != nil {
+	if _, err := cluster.ParseServerURL("https://x:6443"); err != nil {
 		t.Error(err)
 	}
 }

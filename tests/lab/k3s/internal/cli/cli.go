@@ -27,7 +27,7 @@ import (
 )
 
 // later lists the sub-commands of k3s that the stand-in does not have yet.
-var later = []string{"etcd-snapshot", "secrets-encrypt", "certificate", "check-config", "completion"}
+var later = []string{"secrets-encrypt", "check-config", "completion"}
 
 const usage = `NAME:
    k3s - Kubernetes, but small and simple (stand-in of the lab)
@@ -42,6 +42,8 @@ COMMANDS:
    crictl           Run crictl
    ctr              Run ctr
    token            Manage tokens
+   etcd-snapshot    Manage etcd snapshots
+   certificate      Check and rotate certificates
 
 GLOBAL OPTIONS:
    --help, -h       show help
@@ -70,6 +72,10 @@ func Main(tools payload.Payload, arguments []string) int {
 		return run(tools, options.Agent, rest)
 	case "token":
 		return tokenCommand(rest)
+	case "etcd-snapshot":
+		return snapshotCommand(rest)
+	case "certificate":
+		return certificateCommand(rest)
 	case "ctr", "crictl":
 		return Tool(command, rest)
 	}
@@ -148,6 +154,9 @@ func runNode(tools payload.Payload, role options.Role, values *options.Values) e
 	logrus.Infof("Starting k3s %s (%s)", version.Get().GitVersion, version.Get().GitCommit)
 	group := process.NewGroup()
 	defer group.Stop()
+	if role == options.Server && values.Bool("cluster-reset") {
+		return server.Reset(ctx, server.Config{Values: values, Group: group, Node: node, IPs: ips})
+	}
 	go func() {
 		if err := start(ctx, tools, role, values, group, images, joinToken, node, ips); err != nil && ctx.Err() == nil {
 			group.Fail(err)

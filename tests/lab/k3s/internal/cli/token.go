@@ -47,7 +47,7 @@ func tokenCommand(arguments []string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	verbs := map[string]func(context.Context, []string, io.Writer) error{
-		"create": tokenCreate, "delete": tokenDelete, "list": tokenList,
+		"create": tokenCreate, "delete": tokenDelete, "list": tokenList, "rotate": tokenRotate,
 		"generate": func(_ context.Context, _ []string, out io.Writer) error {
 			_, err := fmt.Fprintln(out, token.RandomBootstrap())
 			return err
@@ -55,11 +55,7 @@ func tokenCommand(arguments []string) int {
 	}
 	verb, known := verbs[arguments[0]]
 	if !known {
-		message := "unknown sub-command"
-		if arguments[0] == "rotate" {
-			message = "not part of the stand-in yet"
-		}
-		fmt.Fprintf(os.Stderr, "k3s token %s: %s\n", arguments[0], message)
+		fmt.Fprintf(os.Stderr, "k3s token %s: unknown sub-command\n", arguments[0])
 		return 1
 	}
 	if err := verb(ctx, arguments[1:], os.Stdout); err != nil {

@@ -16,6 +16,14 @@ const (
 	PathClientController = "/v1-k3s/client-k3s-controller.crt"
 )
 
+// Paths that only servers and their administrators may use.
+const (
+	PathBootstrap  = "/v1-k3s/server-bootstrap"
+	PathToken      = "/v1-k3s/token"
+	PathDBInfo     = "/db/info"
+	PathDBSnapshot = "/db/snapshot"
+)
+
 // Headers by which a node names itself when it asks for certificates.
 const (
 	HeaderNodeName     = "K3s-Node-Name"
@@ -41,4 +49,6 @@ type Settings struct {
 	FlannelBackend       string
 	DisableKubeProxy     bool
 	DisableNetworkPolicy bool
+	// Critical are the options that must be equal on all servers, by name; servers that join compare them.
+	Critical map[string]string `json:",omitempty"`
 }

@@ -136,13 +136,13 @@ func TestUnquotedOctalIsANumber(t *testing.T) {
 }
 
 func TestWhatIsMissingIsRefused(t *testing.T) {
-	for _, content := range []string{"datastore-endpoint: x", "embedded-registry: true", "etcd-snapshot-retention: 9", "node-external-ip: [1.2.3.4]"} {
+	for _, content := range []string{"datastore-endpoint: x", "embedded-registry: true", "etcd-s3: true", "node-external-ip: [1.2.3.4]"} {
 		name, _, _ := strings.Cut(content, ":")
 		if _, _, err := parse(t, Server, map[string]string{"config.yaml": content}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Error("must be refused by name:", content, err)
 		}
 	}
-	for _, content := range []string{"embedded-registry: false", "etcd-snapshot-retention: 5", "disable-helm-controller: true"} {
+	for _, content := range []string{"embedded-registry: false", "etcd-s3-retention: 5", "disable-helm-controller: true"} {
 		if _, _, err := parse(t, Server, map[string]string{"config.yaml": content}); err != nil {
 			t.Error("changes nothing, so it is accepted:", content, err)
 		}

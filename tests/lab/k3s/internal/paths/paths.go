@@ -2,6 +2,7 @@
 package paths
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -73,4 +74,30 @@ func MkdirAll(name string, mode os.FileMode) error {
 		return err
 	}
 	return os.Chmod(name, mode)
+}
+
+// CopyDirectory copies a directory of regular files and links with their modes: os.CopyFS would let others read keys.
+func CopyDirectory(source, target string) error {
+	return filepath.WalkDir(source, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(source, name)
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(name)
+		if err != nil {
+			return err
+		}
+		copied := filepath.Join(target, relative)
+		if entry.IsDir() {
+			return MkdirAll(copied, info.Mode().Perm())
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return WriteFile(copied, content, info.Mode().Perm())
+	})
 }

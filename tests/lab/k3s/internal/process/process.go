@@ -26,6 +26,8 @@ type Child struct {
 	Stage int
 	// Grace is the time between SIGTERM and SIGKILL.
 	Grace time.Duration
+	// Exited is called when the child ends by itself, before that ends the group; nil error: exit status 0.
+	Exited func(error)
 }
 
 // Group starts children and stops all of them together.
@@ -42,6 +44,7 @@ type running struct {
 	Child
 	command *exec.Cmd
 	done    chan struct{}
+	ended   bool // on purpose
 }
 
 // NewGroup makes a group. It holds one thread of the operating system for ever: the kernel sends the signal of
@@ -92,7 +95,7 @@ func (g *Group) Start(child Child) error {
 	if err := <-result; err != nil {
 		return fmt.Errorf("failed to start %s: %w", child.Name, err)
 	}
-	r := &running{child, command, make(chan struct{})}
+	r := &running{child, command, make(chan struct{}), false}
 	g.children = append(g.children, r)
 	go g.wait(r)
 	return nil
@@ -103,13 +106,31 @@ func (g *Group) wait(r *running) {
 	close(r.done)
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	if g.stopping {
+	if g.stopping || r.ended {
 		return
+	}
+	if r.Exited != nil {
+		r.Exited(err)
 	}
 	if err == nil {
 		err = fmt.Errorf("exit status 0")
 	}
 	g.Fail(fmt.Errorf("%s exited: %w", r.Name, err))
+}
+
+// End stops one child, which may then be started anew. A name that does not run is no error.
+func (g *Group) End(name string) {
+	g.mutex.Lock()
+	at := slices.IndexFunc(g.children, func(r *running) bool { return r.Name == name })
+	if at < 0 || g.stopping {
+		g.mutex.Unlock()
+		return
+	}
+	r := g.children[at]
+	r.ended = true
+	g.children = slices.Delete(g.children, at, at+1)
+	g.mutex.Unlock()
+	r.stop()
 }
 
 // Stop stops all children, stage by stage.
@@ -144,6 +165,18 @@ func (r *running) stop() {
 		r.command.Process.Kill()
 		<-r.done
 	}
+}
+
+// Run runs this program under another name to its end. Errors carry what it printed.
+func Run(ctx context.Context, name string, arguments ...string) error {
+	command := exec.CommandContext(ctx, "/proc/self/exe", arguments...)
+	command.Args[0] = name
+	command.Env = cleanEnv(os.Environ())
+	output, err := command.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(output)))
+	}
+	return nil
 }
 
 // cleanEnv drops what only the main process may use: the children would tell systemd that the service is ready.

@@ -55,6 +55,53 @@ func TestStopIsOrderedAndKillsTheDeaf(t *testing.T) {
 	}
 }
 
+func TestAChildMayBeReplaced(t *testing.T) {
+	group := NewGroup()
+	defer group.Stop()
+	child := Child{Name: "sleep", Path: "/bin/sleep", Args: []string{"1000"}, Grace: 5 * time.Second}
+	for range 2 {
+		if err := group.Start(child); err != nil {
+			t.Fatal(err)
+		}
+		group.End("sleep")
+		group.End("no-such-child")
+	}
+	select {
+	case err := <-group.Failed():
+		t.Error("an end on purpose is no failure:", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if len(group.children) > 0 {
+		t.Error(group.children)
+	}
+}
+
+func TestHowAChildEndedIsToldFirst(t *testing.T) {
+	group := NewGroup()
+	defer group.Stop()
+	told := make(chan error, 1)
+	child := Child{Name: "short", Path: "/bin/true", Exited: func(err error) { told <- err }}
+	if err := group.Start(child); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-group.Failed():
+		if !strings.Contains(err.Error(), "short exited: exit status 0") {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not reported")
+	}
+	select {
+	case err := <-told:
+		if err != nil {
+			t.Error(err)
+		}
+	default:
+		t.Error("told after the group has failed, or never")
+	}
+}
+
 func TestChildrenCannotSpeakToSystemd(t *testing.T) {
 	got := cleanEnv([]string{"A=1", "NOTIFY_SOCKET=/run/x", "K3S_TOKEN=secret", "WATCHDOG_USEC=1", "PATH=/bin"})
 	if strings.Join(got, " ") != "A=1 PATH=/bin" {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,14 +37,18 @@ const (
 	apiServerGrace = 2 * time.Second
 	etcdGrace      = 5 * time.Second
 
-	etcdAddress       = "127.0.0.1:2379"
-	etcdURL           = "https://" + etcdAddress
 	readyPollInterval = 200 * time.Millisecond
 )
 
-// startEtcd writes the configuration of the single member and starts it.
-func (c *config) startEtcd(group *process.Group) error {
-	directory := c.data.Server("db", "etcd")
+// etcdStart is how a member starts.
+type etcdStart struct {
+	cluster  string // to join, as etcd wants it; empty: a cluster of its own, or the one of its data
+	forceNew bool   // the member forgets all others
+}
+
+// startEtcd writes the configuration of this server's member and starts it.
+func (c *config) startEtcd(group *process.Group, start etcdStart) error {
+	directory := c.etcdDirectory()
 	if err := paths.MkdirAll(directory, 0o700); err != nil {
 		return err
 	}
@@ -50,17 +56,22 @@ func (c *config) startEtcd(group *process.Group) error {
 	if err != nil {
 		return err
 	}
-	peerURL, clientURL := fmt.Sprintf("https://%s:2380", c.ip), fmt.Sprintf("https://%s:2379", c.ip)
-	metrics := "http://127.0.0.1:2381"
+	peerURL, clientURL := c.peerURL(), fmt.Sprintf("https://%s:%d", c.ip, c.ports.client)
+	metrics := fmt.Sprintf("http://127.0.0.1:%d", c.ports.metrics)
 	if c.values.Bool("etcd-expose-metrics") {
-		metrics += fmt.Sprintf(",http://%s:2381", c.ip)
+		metrics += fmt.Sprintf(",http://%s:%d", c.ip, c.ports.metrics)
+	}
+	cluster, state := name+"="+peerURL, "new"
+	if start.cluster != "" {
+		cluster, state = start.cluster, "existing"
 	}
 	settings := map[string]any{
 		"name": name, "data-dir": directory,
-		"listen-client-urls": etcdURL + "," + clientURL, "advertise-client-urls": clientURL,
-		"listen-peer-urls": "https://127.0.0.1:2380," + peerURL, "initial-advertise-peer-urls": peerURL,
-		"listen-metrics-urls": metrics, "initial-cluster": name + "=" + peerURL, "initial-cluster-state": "new",
-		"logger": "zap", "log-outputs": []string{"stderr"},
+		"listen-client-urls": urls(c.etcdURL(), clientURL), "advertise-client-urls": clientURL,
+		"listen-peer-urls": urls(fmt.Sprintf("https://127.0.0.1:%d", c.ports.peer), peerURL), "initial-advertise-peer-urls": peerURL,
+		"listen-metrics-urls": metrics, "initial-cluster": cluster, "initial-cluster-state": state,
+		"force-new-cluster": start.forceNew,
+		"logger":            "zap", "log-outputs": []string{"stderr"},
 		"client-transport-security": c.etcdTLS("server-client", "server-ca"),
 		"peer-transport-security":   c.etcdTLS("peer-server-client", "peer-ca"),
 	}
@@ -83,7 +94,14 @@ func (c *config) startEtcd(group *process.Group) error {
 	if err := paths.WriteFile(file, content, 0o600); err != nil {
 		return err
 	}
-	return group.Start(process.Child{Name: "etcd", Args: []string{"--config-file=" + file}, Stage: stageEtcd, Grace: etcdGrace})
+	return group.Start(process.Child{
+		Name: "etcd", Args: []string{"--config-file=" + file}, Stage: stageEtcd, Grace: etcdGrace, Exited: c.markRemoved,
+	})
+}
+
+// urls joins addresses to listen on, each once.
+func urls(all ...string) string {
+	return join(slices.Compact(all))
 }
 
 func (c *config) etcdTLS(certificate, ca string) map[string]any {
@@ -98,10 +116,19 @@ func (c *config) memberName() (string, error) {
 	file := c.data.Server("db", "etcd", "name")
 	content, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		name := c.node + "-" + token.Random(4)
-		return name, paths.WriteFile(file, []byte(name), 0o600)
+		name := c.newMemberName()
+		return name, c.writeMemberName(name)
 	}
 	return strings.TrimSpace(string(content)), err
+}
+
+func (c *config) newMemberName() string { return c.node + "-" + token.Random(4) }
+
+func (c *config) writeMemberName(name string) error {
+	if err := paths.MkdirAll(c.etcdDirectory(), 0o700); err != nil {
+		return err
+	}
+	return paths.WriteFile(filepath.Join(c.etcdDirectory(), "name"), []byte(name), 0o600)
 }
 
 func (c *config) startAPIServer(group *process.Group, encryption string) error {
@@ -122,7 +149,7 @@ func (c *config) startAPIServer(group *process.Group, encryption string) error {
 		"etcd-cafile":                        tlsFile("etcd/server-ca.crt"),
 		"etcd-certfile":                      tlsFile("etcd/client.crt"),
 		"etcd-keyfile":                       tlsFile("etcd/client.key"),
-		"etcd-servers":                       etcdURL,
+		"etcd-servers":                       c.etcdURL(),
 		"kubelet-certificate-authority":      tlsFile("server-ca.crt"),
 		"kubelet-client-certificate":         tlsFile("client-kube-apiserver.crt"),
 		"kubelet-client-key":                 tlsFile("client-kube-apiserver.key"),
@@ -171,7 +198,7 @@ func (c *config) startControllerManager(group *process.Group) error {
 		"controllers":                      "*,tokencleaner",
 		"flex-volume-plugin-dir":           c.data.Agent("libexec", "kubernetes", "kubelet-plugins", "volume", "exec"),
 		"kubeconfig":                       kubeconfig,
-		"leader-elect":                     "false", // one server: an election would only delay each restart
+		"leader-elect":                     strconv.FormatBool(c.elect.Load()),
 		"profiling":                        "false",
 		"root-ca-file":                     c.data.TLS("server-ca.crt"),
 		"service-account-private-key-file": c.data.TLS("service.key"),
@@ -187,9 +214,30 @@ func (c *config) startScheduler(group *process.Group) error {
 		"authorization-kubeconfig":  kubeconfig,
 		"bind-address":              "127.0.0.1",
 		"kubeconfig":                kubeconfig,
-		"leader-elect":              "false",
+		"leader-elect":              strconv.FormatBool(c.elect.Load()),
 		"profiling":                 "false",
 	}, "kube-scheduler-arg", stageControllers, controllerGrace)
+}
+
+// startControllers starts what works on the objects of the cluster. A server that is alone does without an election,
+// which would only delay each restart.
+func (c *config) startControllers(group *process.Group) error {
+	if err := c.startControllerManager(group); err != nil || c.values.Bool("disable-scheduler") {
+		return err
+	}
+	return c.startScheduler(group)
+}
+
+// shareControllers makes the controllers of a server that was alone take part in elections, before another server's
+// controllers start.
+func (c *config) shareControllers(group *process.Group) error {
+	if c.elect.Swap(true) {
+		return nil
+	}
+	logrus.Info("Another server joins: restarting kube-controller-manager and kube-scheduler with leader election")
+	group.End("kube-controller-manager")
+	group.End("kube-scheduler")
+	return c.startControllers(group)
 }
 
 // start starts a component with k3s' flags and those of an option.

@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"slipway/tests/lab/k3s/internal/cluster"
 	"slipway/tests/lab/k3s/internal/options"
 	"slipway/tests/lab/k3s/internal/paths"
+	"slipway/tests/lab/k3s/internal/snapshots"
 	"slipway/tests/lab/k3s/internal/token"
 )
 
@@ -36,20 +38,34 @@ type config struct {
 	token         string
 	agentToken    string
 	settings      cluster.Settings
+	ports         etcdPorts
+	taker         *snapshots.Taker
+	// remote is the server that this one joins; nil unless it does.
+	remote *cluster.Client
+	// elect tells that the controllers share their work with those of other servers.
+	elect atomic.Bool
 }
 
 // newConfig validates the options of a server. Errors name the option.
 func newConfig(values *options.Values, node string, ips []string) (*config, error) {
-	c := &config{values: values, data: paths.Data(values.String("data-dir")), node: node, ip: ips[0], port: values.Int("https-listen-port")}
+	c := &config{
+		values: values, data: paths.Data(values.String("data-dir")), node: node, ip: ips[0], port: values.Int("https-listen-port"),
+		ports: defaultPorts,
+	}
 	if values.String("cluster-reset-restore-path") != "" && !values.Bool("cluster-reset") {
 		return nil, errors.New("invalid flag use; --cluster-reset required with --cluster-reset-restore-path")
-	}
-	if values.String("server") != "" && !c.initialized() {
-		return nil, errors.New(`option "server" is not part of the stand-in yet: there is one server only`)
 	}
 	var err error
 	if c.token, err = secret(values, "token"); err != nil {
 		return nil, err
+	}
+	if address := values.String("server"); address != "" {
+		if values.Bool("cluster-reset") {
+			return nil, errors.New("cannot perform cluster-reset while server URL is set - remove server from configuration before resetting")
+		}
+		if _, err := cluster.ParseServerURL(address); err != nil {
+			return nil, err
+		}
 	}
 	if c.agentToken, err = secret(values, "agent-token"); err != nil {
 		return nil, err
@@ -104,6 +120,7 @@ func newConfig(values *options.Values, node string, ips []string) (*config, erro
 			return nil, fmt.Errorf("failed to parse kubeconfig mode %q: %w", mode, err)
 		}
 	}
+	c.settings.Critical = c.critical()
 	return c, nil
 }
 

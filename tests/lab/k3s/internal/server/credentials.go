@@ -228,10 +228,23 @@ func (c *config) ensurePasswords() (map[string]string, error) {
 	if node == "" {
 		node = server
 	}
+	passwords := map[string]string{cluster.UserServer: server, cluster.UserNode: node}
+	return passwords, c.writePasswords(passwords)
+}
+
+func (c *config) writePasswords(passwords map[string]string) error {
 	var text strings.Builder
 	writer := csv.NewWriter(&text)
-	writer.WriteAll([][]string{{node, cluster.UserNode, cluster.UserNode, groupAgent}, {server, cluster.UserServer, cluster.UserServer, groupServer}})
-	return map[string]string{cluster.UserServer: server, cluster.UserNode: node}, paths.WriteFile(name, []byte(text.String()), 0o600)
+	writer.WriteAll([][]string{
+		{passwords[cluster.UserNode], cluster.UserNode, cluster.UserNode, groupAgent},
+		{passwords[cluster.UserServer], cluster.UserServer, cluster.UserServer, groupServer},
+	})
+	name := c.data.Server("cred", "passwd")
+	// An unchanged file keeps its time: by that servers tell which of two differing ones is newer.
+	if content, err := os.ReadFile(name); err == nil && string(content) == text.String() {
+		return nil
+	}
+	return paths.WriteFile(name, []byte(text.String()), 0o600)
 }
 
 // password is the secret part of a token that was checked before.
@@ -281,7 +294,7 @@ func (c *config) writeTokens(ca []byte, passwords map[string]string) error {
 		return err
 	}
 	logrus.Infof("Server node token is available at %s", c.data.Server("token"))
-	if c.agentToken == "" {
+	if c.agentToken == "" && passwords[cluster.UserNode] == passwords[cluster.UserServer] {
 		return link(c.data.Server("token"), c.data.Server("agent-token"))
 	}
 	if err := paths.WriteFile(c.data.Server("agent-token"), secure(cluster.UserNode), 0o600); err != nil {
@@ -331,5 +344,9 @@ func (c *config) ensureEncryption() (string, error) {
 		return "", err
 	}
 	sum := sha256.Sum256(content)
-	return name, paths.WriteFile(c.data.Server("cred", "encryption-state.json"), []byte("start-"+hex.EncodeToString(sum[:])), 0o600)
+	state, wanted := c.data.Server("cred", "encryption-state.json"), "start-"+hex.EncodeToString(sum[:])
+	if present, err := os.ReadFile(state); err == nil && string(present) == wanted {
+		return name, nil
+	}
+	return name, paths.WriteFile(state, []byte(wanted), 0o600)
 }

@@ -58,6 +58,7 @@ func (c changes) OnDelete(any) { c.notify() }
 type nodes struct {
 	config *config
 	client kubernetes.Interface
+	store  *store
 	// verified remembers pairs of hash and password that fit: a node asks for several certificates at once, and each
 	// comparison costs 32 MiB and a tenth of a second on purpose.
 	verified sync.Map
@@ -148,6 +149,9 @@ func (n *nodes) run(ctx context.Context) {
 			err = n.labelServer(ctx, all)
 		}
 		if err == nil {
+			err = n.followMembers(ctx, all)
+		}
+		if err == nil {
 			if current := nodeHosts(all); current != hosts {
 				if err = n.writeNodeHosts(ctx, current); err == nil {
 					hosts = current
@@ -171,8 +175,12 @@ func (n *nodes) forget(ctx context.Context, node string) {
 
 // labelServer gives this server's node its role labels, and puts them back when somebody takes them away.
 func (n *nodes) labelServer(ctx context.Context, all []*corev1.Node) error {
-	roles := map[string]string{"node-role.kubernetes.io/control-plane": "true", "node-role.kubernetes.io/etcd": "true"}
-	annotations := map[string]string{"etcd.k3s.cattle.io/node-address": n.config.ip, "etcd.k3s.cattle.io/node-name": n.config.node}
+	roles := map[string]string{"node-role.kubernetes.io/control-plane": "true", etcdRole: "true"}
+	member, err := n.config.memberName()
+	if err != nil {
+		return err
+	}
+	annotations := map[string]string{memberAddress: n.config.ip, memberName: member}
 	for _, node := range all {
 		common := map[string]string{"node.kubernetes.io/instance-type": "k3s", "beta.kubernetes.io/instance-type": "k3s"}
 		wanted, notes := common, map[string]string{}
@@ -180,7 +188,10 @@ func (n *nodes) labelServer(ctx context.Context, all []*corev1.Node) error {
 			for key, value := range roles {
 				wanted[key] = value
 			}
-			notes = annotations
+			// A member that was removed is not announced again.
+			if node.Annotations[removedMember] != member {
+				notes = annotations
+			}
 		}
 		if contains(node.Labels, wanted) && contains(node.Annotations, notes) {
 			continue
@@ -245,11 +256,22 @@ func (n *nodes) keepEndpoints(ctx context.Context) {
 }
 
 func (n *nodes) writeEndpoints(ctx context.Context) error {
+	servers, err := n.servers(ctx)
+	if err != nil {
+		return err
+	}
+	var addresses []corev1.EndpointAddress
+	var targets []discoveryv1.Endpoint
+	ready := true
+	for _, server := range servers {
+		addresses = append(addresses, corev1.EndpointAddress{IP: server})
+		targets = append(targets, discoveryv1.Endpoint{Addresses: []string{server}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+	}
 	endpoints := n.client.CoreV1().Endpoints(metav1.NamespaceDefault)
 	wantedPort := corev1.EndpointPort{Name: "https", Port: int32(n.config.advertisePort), Protocol: corev1.ProtocolTCP}
 	wanted := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{Name: apiService, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
-		Subsets:    []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: n.config.advertise}}, Ports: []corev1.EndpointPort{wantedPort}}},
+		Subsets:    []corev1.EndpointSubset{{Addresses: addresses, Ports: []corev1.EndpointPort{wantedPort}}},
 	}
 	if _, err := endpoints.Update(ctx, wanted, metav1.UpdateOptions{}); apierrors.IsNotFound(err) {
 		_, err = endpoints.Create(ctx, wanted, metav1.CreateOptions{})
@@ -260,14 +282,14 @@ func (n *nodes) writeEndpoints(ctx context.Context) error {
 		return err
 	}
 	slices := n.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
-	ready, name, protocol := true, wantedPort.Name, wantedPort.Protocol
+	name, protocol := wantedPort.Name, wantedPort.Protocol
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: apiService, Labels: map[string]string{discoveryv1.LabelServiceName: apiService}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{n.config.advertise}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		Endpoints:   targets,
 		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &wantedPort.Port, Protocol: &protocol}},
 	}
-	_, err := slices.Update(ctx, slice, metav1.UpdateOptions{})
+	_, err = slices.Update(ctx, slice, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		_, err = slices.Create(ctx, slice, metav1.CreateOptions{})
 	}

@@ -4,6 +4,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"slipway/tests/lab/k3s/internal/agent"
 	"slipway/tests/lab/k3s/internal/cluster"
+	"slipway/tests/lab/k3s/internal/datastore"
 	"slipway/tests/lab/k3s/internal/deploy"
 	"slipway/tests/lab/k3s/internal/options"
 	"slipway/tests/lab/k3s/internal/process"
@@ -42,7 +44,7 @@ func Run(ctx context.Context, given Config) error {
 	if err != nil {
 		return err
 	}
-	if err := checkGivenToken(c.token, c.data.TLS("server-ca.crt")); err != nil {
+	if err := c.prepare(ctx); err != nil {
 		return err
 	}
 	all, err := ensureAuthorities(c.data)
@@ -70,7 +72,8 @@ func Run(ctx context.Context, given Config) error {
 	if err != nil {
 		return err
 	}
-	follower := &nodes{config: c, client: client}
+	follower := &nodes{config: c, client: client, store: &store{}}
+	c.taker = c.newTaker(all.etcdServer)
 	var ready atomic.Bool
 	if err := c.listen(ctx, given.Group, all, passwords, follower, &ready); err != nil {
 		return err
@@ -81,9 +84,11 @@ func Run(ctx context.Context, given Config) error {
 	if !c.values.Bool("disable-agent") {
 		c.startAgent(ctx, given, passwords[cluster.UserServer], all.server.PEM)
 	}
-	if err := c.startDatastore(ctx, given.Group, all, passwords[cluster.UserServer]); err != nil {
+	etcd, err := c.startDatastore(ctx, given.Group, all, passwords[cluster.UserServer])
+	if err != nil {
 		return err
 	}
+	follower.store.client.Store(etcd)
 	if err := c.startAPIServer(given.Group, encryption); err != nil {
 		return err
 	}
@@ -92,14 +97,13 @@ func Run(ctx context.Context, given Config) error {
 		return err
 	}
 	logrus.Info("Kube API server is now running")
-	if err := c.startControllerManager(given.Group); err != nil {
+	if err := c.startControllers(given.Group); err != nil {
 		return err
 	}
-	if !c.values.Bool("disable-scheduler") {
-		if err := c.startScheduler(given.Group); err != nil {
-			return err
-		}
+	if err := follower.finishReset(ctx); err != nil {
+		return err
 	}
+	go datastore.Announce(ctx, etcd, c.endpoint())
 	if err := follower.writeEndpoints(ctx); err != nil {
 		return err
 	}
@@ -107,6 +111,10 @@ func Run(ctx context.Context, given Config) error {
 		return err
 	}
 	go follower.run(ctx)
+	go follower.keepMembers(ctx, func() error { return c.shareControllers(given.Group) })
+	if err := c.scheduleSnapshots(ctx); err != nil {
+		return err
+	}
 	if !c.disabled("servicelb") {
 		go newServiceLB(client).run(ctx)
 	}
@@ -138,6 +146,7 @@ func (c *config) listen(ctx context.Context, group *process.Group, all *authorit
 		CheckNodePassword:   follower.checkPassword,
 		APIServers:          follower.apiServers,
 		Ready:               ready.Load,
+		Servers:             c.serverPaths(follower.store),
 	})
 	if err != nil {
 		return err
@@ -154,25 +163,26 @@ func (c *config) listen(ctx context.Context, group *process.Group, all *authorit
 	return nil
 }
 
-// startDatastore starts etcd and keeps the bootstrap data in it.
-func (c *config) startDatastore(ctx context.Context, group *process.Group, all *authorities, password string) error {
+// prepare puts in place what servers share: from the server that this one joins, or as the datastore has it.
+func (c *config) prepare(ctx context.Context) error {
+	if err := c.setAsideRemoved(); err != nil {
+		return err
+	}
 	if c.initialized() {
-		logrus.Info("Managed etcd cluster bootstrap already complete and initialized")
-	} else {
-		logrus.Info("Managed etcd cluster initializing")
+		if err := checkGivenToken(c.token, c.data.TLS("server-ca.crt")); err != nil {
+			return err
+		}
+		return c.reconcile()
 	}
-	if err := c.startEtcd(group); err != nil {
-		return err
+	if c.values.String("server") == "" {
+		return checkGivenToken(c.token, c.data.TLS("server-ca.crt"))
 	}
-	datastore, err := c.waitForEtcd(ctx, all.etcdServer)
-	if err != nil {
-		return err
+	if c.token == "" {
+		return errors.New("starting kubernetes: preparing server: K3S_TOKEN is required to join a cluster")
 	}
-	defer datastore.Close()
-	if err := c.saveBootstrap(ctx, datastore, password); err != nil {
-		return fmt.Errorf("starting kubernetes: preparing server: failed to save bootstrap data: %w", err)
+	if err := c.bootstrapFromServer(ctx); err != nil {
+		return fmt.Errorf("starting kubernetes: preparing server: failed to bootstrap cluster data: %w", err)
 	}
-	logrus.Info("ETCD server is now running")
 	return nil
 }
 

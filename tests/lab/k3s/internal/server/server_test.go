@@ -141,14 +141,15 @@ func TestGivenTokenIsCheckedBeforeACAIsMade(t *testing.T) {
 
 func TestBadOptions(t *testing.T) {
 	for want, arguments := range map[string][]string{
-		"cluster-cidr":      {"--cluster-cidr", "10.42.0.0"},
-		"service-cidr":      {"--service-cidr", "nonsense"},
-		"cluster-dns":       {"--cluster-dns", "nonsense"},
-		"flannel-backend":   {"--flannel-backend", "wireguard-native"},
-		"advertise-address": {"--advertise-address", "nonsense"},
-		"kubeconfig mode":   {"--write-kubeconfig-mode", "rw"},
-		"server":            {"--server", "https://10.0.0.2:6443"},
-		"token":             {"--token="},
+		"cluster-cidr":                          {"--cluster-cidr", "10.42.0.0"},
+		"service-cidr":                          {"--service-cidr", "nonsense"},
+		"cluster-dns":                           {"--cluster-dns", "nonsense"},
+		"flannel-backend":                       {"--flannel-backend", "wireguard-native"},
+		"advertise-address":                     {"--advertise-address", "nonsense"},
+		"kubeconfig mode":                       {"--write-kubeconfig-mode", "rw"},
+		"only https":                            {"--server", "http://10.0.0.2:6443"},
+		"cluster-reset while server URL is set": {"--server", "https://10.0.0.2:6443", "--cluster-reset"},
+		"token":                                 {"--token="},
 	} {
 		values, _, err := options.Parse(options.Server, append(arguments, "--data-dir", t.TempDir()), noEnv)
 		if err != nil {
@@ -220,15 +221,5 @@ func TestEncryptionKeyIsKept(t *testing.T) {
 	plain := testConfig(t, t.TempDir())
 	if name, err := plain.ensureEncryption(); name != "" || err != nil {
 		t.Error(name, err)
-	}
-}
-
-func TestBootstrapKeyDependsOnTheToken(t *testing.T) {
-	if bootstrapKey("a") == bootstrapKey("b") || len(bootstrapKey("a")) != len(bootstrapPrefix)+keyHashLength {
-		t.Error(bootstrapKey("a"))
-	}
-	sealed, err := seal("a", []byte("secret"))
-	if err != nil || strings.Contains(string(sealed), "secret") {
-		t.Error(err)
 	}
 }

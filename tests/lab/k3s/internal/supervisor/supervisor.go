@@ -48,6 +48,8 @@ type Config struct {
 	APIServers func(ctx context.Context) ([]string, error)
 	// Ready tells whether the core of the server is up.
 	Ready func() bool
+	// Servers are the paths that only servers and their administrators may use, by pattern of http.ServeMux.
+	Servers map[string]http.HandlerFunc
 }
 
 // Supervisor is the handler of the port.
@@ -80,6 +82,9 @@ func New(config Config) (*Supervisor, error) {
 	s.handle("POST "+cluster.PathServingKubelet, s.servingKubelet)
 	s.handle("POST "+cluster.PathClientKubeProxy, s.clientShared("system:kube-proxy"))
 	s.handle("POST "+cluster.PathClientController, s.clientShared(cluster.ControllerUser))
+	for pattern, handler := range config.Servers {
+		s.handleFor(servers, pattern, handler)
+	}
 	s.mux.HandleFunc("/v1-k3s/", func(w http.ResponseWriter, r *http.Request) {
 		if s.authorize(r) == nobody {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
@@ -119,10 +124,20 @@ func (s *Supervisor) Serve(ctx context.Context, listener net.Listener) error {
 
 // handle registers a path for agents and servers.
 func (s *Supervisor) handle(pattern string, handler http.HandlerFunc) {
+	s.handleFor(agents, pattern, handler)
+}
+
+// handleFor registers a path for clients that have at least the given right.
+func (s *Supervisor) handleFor(needed group, pattern string, handler http.HandlerFunc) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if s.authorize(r) == nobody {
+		given := s.authorize(r)
+		if given < needed {
 			logrus.Warnf("%s %s from %s: not authorized", r.Method, r.URL.Path, r.RemoteAddr)
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			if given == nobody {
+				http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			} else {
+				http.Error(w, "Forbidden", http.StatusForbidden)
+			}
 			return
 		}
 		handler(w, r)

@@ -65,6 +65,9 @@ func newBed(t *testing.T) *bed {
 		},
 		APIServers: func(context.Context) ([]string, error) { return []string{"10.0.0.1:6443"}, nil },
 		Ready:      func() bool { return b.ready },
+		Servers: map[string]http.HandlerFunc{
+			"GET " + cluster.PathBootstrap: func(w http.ResponseWriter, _ *http.Request) { write(w, textPlain, []byte("keys")) },
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -175,6 +178,22 @@ func TestNodePathsNeedCredentials(t *testing.T) {
 		if status, body := b.call(t, "GET", cluster.PathAPIServers, test.prepare, test.certificates...); status != test.want {
 			t.Error(name, status, body)
 		}
+	}
+}
+
+func TestServerPathsAreForServers(t *testing.T) {
+	b := newBed(t)
+	node := b.certificate(t, b.client, pki.Leaf{Name: "system:node:n", Groups: []string{"system:nodes"}, Usages: clientUse})
+	if status, body := b.call(t, "GET", cluster.PathBootstrap, basic("server", "serverpass")); status != 200 || body != "keys" {
+		t.Error(status, body)
+	}
+	for want, prepare := range map[int]func(*http.Request){401: nil, 403: basic("node", "nodepass")} {
+		if status, body := b.call(t, "GET", cluster.PathBootstrap, prepare); status != want || strings.Contains(body, "keys") {
+			t.Error(want, status, body)
+		}
+	}
+	if status, body := b.call(t, "GET", cluster.PathBootstrap, nil, node); status != 403 {
+		t.Error("a node's certificate:", status, body)
 	}
 }
 
