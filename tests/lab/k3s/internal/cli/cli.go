@@ -27,7 +27,7 @@ import (
 )
 
 // later lists the sub-commands of k3s that the stand-in does not have yet.
-var later = []string{"secrets-encrypt", "check-config", "completion"}
+var later = []string{"check-config", "completion"}
 
 const usage = `NAME:
    k3s - Kubernetes, but small and simple (stand-in of the lab)
@@ -43,6 +43,7 @@ COMMANDS:
    ctr              Run ctr
    token            Manage tokens
    etcd-snapshot    Manage etcd snapshots
+   secrets-encrypt  Control secrets encryption and keys rotation
    certificate      Check and rotate certificates
 
 GLOBAL OPTIONS:
@@ -74,6 +75,8 @@ func Main(tools payload.Payload, arguments []string) int {
 		return tokenCommand(rest)
 	case "etcd-snapshot":
 		return snapshotCommand(rest)
+	case "secrets-encrypt":
+		return encryptCommand(rest)
 	case "certificate":
 		return certificateCommand(rest)
 	case "ctr", "crictl":

@@ -148,3 +148,46 @@ func TestTokenRotate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSecretsEncrypt(t *testing.T) {
+	a := newAsked(t)
+	run := func(words ...string) (string, error) {
+		var out bytes.Buffer
+		err := encryptVerb(t.Context(), words[0], append([]string{"--server", a.url, "--data-dir", a.data}, words[1:]...), &out)
+		return out.String(), err
+	}
+	if out, err := run("rotate-keys"); err != nil || out != "keys rotated, reencryption started\n" ||
+		a.body != `PUT /v1-k3s/encrypt/config {"Action":"rotate-keys","Force":false,"Skip":false}` {
+		t.Error(out, a.body, err)
+	}
+	if _, err := run("reencrypt", "--force", "--skip"); err != nil || !strings.HasSuffix(a.body, `{"Action":"reencrypt","Force":true,"Skip":true}`) {
+		t.Error(a.body, err)
+	}
+	if _, err := run("nonsense"); err == nil {
+		t.Error("an unknown verb")
+	}
+	if out, err := run("status"); err != nil || out != "Encryption Status: Disabled, no configuration file found\n" {
+		t.Error(out, err)
+	}
+	yes := true
+	a.answer = cluster.EncryptionStatus{Stage: "rotate", ActiveKey: "aescbckey-2", Enable: &yes, HashError: "hash does not match between a and b", InactiveKeys: []string{"aescbckey"}}
+	want := `Encryption Status: Enabled
+Current Rotation Stage: rotate
+Server Encryption Hashes: hash does not match between a and b
+
+Active  Key Type  Name
+------  --------  ----
+ *      AES-CBC   aescbckey-2
+        AES-CBC   aescbckey
+`
+	if out, err := run("status"); err != nil || out != want {
+		t.Errorf("%s %v", out, err)
+	}
+	if out, err := run("status", "-o", "json"); err != nil || !strings.Contains(out, `"stage":"rotate","activekey":"aescbckey-2","enable":true`) {
+		t.Error(out, err)
+	}
+	a.status = http.StatusInternalServerError
+	if _, err := run("prepare"); err == nil || !strings.HasSuffix(err.Error(), "what went wrong: see server log for details") {
+		t.Error(err)
+	}
+}

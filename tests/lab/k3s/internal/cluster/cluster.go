@@ -22,6 +22,9 @@ const (
 	PathToken      = "/v1-k3s/token"
 	PathDBInfo     = "/db/info"
 	PathDBSnapshot = "/db/snapshot"
+
+	PathEncrypt       = "/v1-k3s/encrypt/config"
+	PathEncryptStatus = "/v1-k3s/encrypt/status"
 )
 
 // Headers by which a node names itself when it asks for certificates.

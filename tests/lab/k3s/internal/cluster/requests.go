@@ -28,3 +28,20 @@ type SnapshotResult struct {
 
 // TokenRequest is what `k3s token rotate` sends.
 type TokenRequest struct{ NewToken string }
+
+// EncryptionRequest is what `k3s secrets-encrypt` sends to change something.
+type EncryptionRequest struct {
+	Action string
+	Force  bool // whatever the stage and the other servers
+	Skip   bool // keep the keys that encrypt nothing any more
+}
+
+// EncryptionStatus is how a server encrypts Secrets; Enable is nil without a configuration.
+type EncryptionStatus struct {
+	Stage        string   `json:"stage"`
+	ActiveKey    string   `json:"activekey"`
+	Enable       *bool    `json:"enable,omitempty"`
+	HashMatch    bool     `json:"hashmatch,omitempty"`
+	HashError    string   `json:"hasherror,omitempty"`
+	InactiveKeys []string `json:"inactivekeys,omitempty"`
+}

@@ -1,13 +1,9 @@
 package server
 
 import (
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/csv"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,7 +23,6 @@ import (
 const (
 	adminGroup      = "system:masters"
 	frontProxyUser  = "system:auth-proxy"
-	keyBytes        = 32 // of a key for secrets at rest
 	groupServer     = "k3s:server"
 	groupAgent      = "k3s:agent"
 	kubeconfigMode  = 0o600
@@ -313,40 +308,4 @@ func link(target, name string) error {
 		return err
 	}
 	return os.Symlink(target, name)
-}
-
-// ensureEncryption writes the configuration by which the kube-apiserver encrypts Secrets at rest, with a new key where
-// there is none, and returns its name; empty without option secrets-encryption.
-func (c *config) ensureEncryption() (string, error) {
-	if !c.values.Bool("secrets-encryption") {
-		return "", nil
-	}
-	name := c.data.Server("cred", "encryption-config.json")
-	content, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		key := make([]byte, keyBytes)
-		rand.Read(key) // never fails (crypto/rand)
-		provider := c.values.String("secrets-encryption-provider")
-		keys := map[string]any{"keys": []any{map[string]string{"name": provider + "key", "secret": base64.StdEncoding.EncodeToString(key)}}}
-		content, err = json.Marshal(map[string]any{
-			"kind": "EncryptionConfiguration", "apiVersion": "apiserver.config.k8s.io/v1",
-			"resources": []any{map[string]any{
-				"resources": []string{"secrets"},
-				"providers": []any{map[string]any{provider: keys}, map[string]any{"identity": map[string]any{}}},
-			}},
-		})
-		if err != nil {
-			return "", err
-		}
-		err = paths.WriteFile(name, content, 0o600)
-	}
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(content)
-	state, wanted := c.data.Server("cred", "encryption-state.json"), "start-"+hex.EncodeToString(sum[:])
-	if present, err := os.ReadFile(state); err == nil && string(present) == wanted {
-		return name, nil
-	}
-	return name, paths.WriteFile(state, []byte(wanted), 0o600)
 }

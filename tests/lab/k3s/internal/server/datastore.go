@@ -219,6 +219,15 @@ func (c *config) saveBootstrap(ctx context.Context, client *clientv3.Client, pas
 	if exists && (c.remote != nil || data.Equal(saved)) {
 		return nil
 	}
+	return c.putBootstrap(ctx, client, password)
+}
+
+// putBootstrap saves the shared files as they are.
+func (c *config) putBootstrap(ctx context.Context, client *clientv3.Client, password string) error {
+	data, err := bootstrap.Collect(c.data.Server())
+	if err != nil {
+		return err
+	}
 	sealed, err := data.Seal(password)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"slipway/tests/lab/k3s/internal/bootstrap"
 	"slipway/tests/lab/k3s/internal/cluster"
 	"slipway/tests/lab/k3s/internal/datastore"
+	"slipway/tests/lab/k3s/internal/encryption"
 	"slipway/tests/lab/k3s/internal/etcd"
 	"slipway/tests/lab/k3s/internal/etcd/etcdtest"
 	"slipway/tests/lab/k3s/internal/options"
@@ -109,7 +110,7 @@ func (m *testHost) start(t *testing.T, arguments ...string) (*server, error) {
 		}
 		c.taker = c.newTaker(all.etcdServer)
 		follower := &nodes{config: c, client: fake.NewClientset(), store: &store{}}
-		if err := c.listen(ctx, group, all, passwords, follower, &atomic.Bool{}); err != nil {
+		if err := c.listen(ctx, group, all, passwords, follower, &atomic.Bool{}, nil); err != nil {
 			return err
 		}
 		if err := c.writeTokens(all.server.PEM, passwords); err != nil {
@@ -564,5 +565,86 @@ func TestServiceLeadsToAllServers(t *testing.T) {
 	}
 	if got, err := n.apiServers(t.Context()); err != nil || strings.Join(got, " ") != "10.0.0.1:6443 10.0.0.2:6443" {
 		t.Error(got, err)
+	}
+}
+
+func TestKeysOfSecretsAreRotated(t *testing.T) {
+	host := newHost(t, "node-a")
+	s := host.mustStart(t, "--cluster-init", "--token", "secret", "--secrets-encryption")
+	file, err := s.ensureEncryption()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := func(name, hash string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{etcdRole: "true"}, Annotations: map[string]string{encryptionHash: hash},
+		}}
+	}
+	state, err := s.encryptionState()
+	if err != nil || encryption.Stage(state) != encryption.Start {
+		t.Fatal(state, err)
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "n"}}
+	client := fake.NewClientset(server("node-a", state), server("node-b", state), secret)
+	reloaded := 0
+	e := &encrypter{config: s.config, lifetime: t.Context(), nodes: &nodes{config: s.config, client: client, store: &store{}}, reload: func() error {
+		reloaded++
+		if !strings.Contains(read(t, file), "aescbckey-") {
+			t.Error("reloaded before the new key was written")
+		}
+		return nil
+	}}
+	e.nodes.store.client.Store(s.client)
+	status := func() cluster.EncryptionStatus {
+		t.Helper()
+		found, err := e.status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if got := status(); got.Stage != encryption.Start || !got.HashMatch || got.ActiveKey != "aescbckey" || !*got.Enable {
+		t.Error(got)
+	}
+	if err := e.change(t.Context(), cluster.EncryptionRequest{Action: encryption.ActionRotateKeys}); err != nil {
+		t.Fatal(err)
+	}
+	err = process.Poll(t.Context(), 50*time.Millisecond, func(context.Context) error {
+		if got := status(); got.Stage != encryption.ReencryptFinished {
+			return errors.New(got.Stage)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := status()
+	if got.HashMatch || got.HashError != "hash does not match between node-a and node-b" || got.ActiveKey == "aescbckey" || len(got.InactiveKeys) > 0 || reloaded != 1 {
+		t.Error(got, reloaded)
+	}
+	updated := false
+	for _, action := range client.Actions() {
+		updated = updated || action.GetVerb() == "update" && action.GetResource().Resource == "secrets"
+	}
+	if !updated {
+		t.Error("no secret was written anew")
+	}
+	// Not before the other server has been restarted.
+	again := cluster.EncryptionRequest{Action: encryption.ActionRotateKeys}
+	if err := e.change(t.Context(), again); err == nil || err.Error() != got.HashError {
+		t.Error(err)
+	}
+	// Another server gets the key with its next start.
+	saved, err := s.client.Get(t.Context(), bootstrap.Key("secret"))
+	if err != nil || len(saved.Kvs) != 1 {
+		t.Fatal(saved, err)
+	}
+	data, err := bootstrap.Open("secret", saved.Kvs[0].Value)
+	if err != nil || string(data["cred/encryption-config.json"].Content) != read(t, file) {
+		t.Error(err)
+	}
+	// A start keeps the stage.
+	if _, err := s.ensureEncryption(); err != nil || status().Stage != encryption.ReencryptFinished {
+		t.Error(status(), err)
 	}
 }

@@ -181,6 +181,11 @@ func (n *nodes) labelServer(ctx context.Context, all []*corev1.Node) error {
 		return err
 	}
 	annotations := map[string]string{memberAddress: n.config.ip, memberName: member}
+	if n.config.values.Bool("secrets-encryption") {
+		if annotations[encryptionHash], err = n.config.encryptionState(); err != nil {
+			return err
+		}
+	}
 	for _, node := range all {
 		common := map[string]string{"node.kubernetes.io/instance-type": "k3s", "beta.kubernetes.io/instance-type": "k3s"}
 		wanted, notes := common, map[string]string{}

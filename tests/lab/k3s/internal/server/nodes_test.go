@@ -10,7 +10,6 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"slipway/tests/lab/k3s/internal/nodepassword"
-	"slipway/tests/lab/k3s/internal/paths"
 )
 
 func TestNodePasswordIsBoundAtFirstUse(t *testing.T) {
@@ -63,7 +62,7 @@ func TestBootstrapTokens(t *testing.T) {
 }
 
 func TestRoleLabelsArePutBack(t *testing.T) {
-	n := &nodes{config: &config{node: "node-a", ip: "10.0.0.1", data: paths.Data(t.TempDir())}, client: fake.NewClientset(
+	n := &nodes{config: testConfig(t, t.TempDir()), client: fake.NewClientset(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", Labels: map[string]string{"own": "label"}}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-b"}},
 	)}

@@ -17,7 +17,7 @@ import (
 // serveToken does what `k3s token rotate` asks for.
 func (c *config) serveToken(w http.ResponseWriter, r *http.Request, client *clientv3.Client) {
 	var request cluster.TokenRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, snapshotRequestLimit)).Decode(&request); err != nil {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, requestLimit)).Decode(&request); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}

@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -75,7 +77,10 @@ func Run(ctx context.Context, given Config) error {
 	follower := &nodes{config: c, client: client, store: &store{}}
 	c.taker = c.newTaker(all.etcdServer)
 	var ready atomic.Bool
-	if err := c.listen(ctx, given.Group, all, passwords, follower, &ready); err != nil {
+	secrets := &encrypter{config: c, nodes: follower, lifetime: ctx, reload: func() error {
+		return c.reloadAPIServer(ctx, given.Group, encryption, all.server)
+	}}
+	if err := c.listen(ctx, given.Group, all, passwords, follower, &ready, secrets.paths()); err != nil {
 		return err
 	}
 	if err := c.writeTokens(all.server.PEM, passwords); err != nil {
@@ -129,7 +134,7 @@ func Run(ctx context.Context, given Config) error {
 }
 
 // listen opens the server's port and serves it.
-func (c *config) listen(ctx context.Context, group *process.Group, all *authorities, passwords map[string]string, follower *nodes, ready *atomic.Bool) error {
+func (c *config) listen(ctx context.Context, group *process.Group, all *authorities, passwords map[string]string, follower *nodes, ready *atomic.Bool, more map[string]http.HandlerFunc) error {
 	serving, err := tls.LoadX509KeyPair(c.data.TLS("serving-k3s.crt"), c.data.TLS("serving-k3s.key"))
 	if err != nil {
 		return err
@@ -138,6 +143,8 @@ func (c *config) listen(ctx context.Context, group *process.Group, all *authorit
 	if err != nil {
 		return err
 	}
+	own := c.serverPaths(follower.store)
+	maps.Copy(own, more)
 	handler, err := supervisor.New(supervisor.Config{
 		ServerCA: all.server, ClientCA: all.client, Serving: serving, FrontProxy: front,
 		APIServer: fmt.Sprintf("127.0.0.1:%d", apiServerPort), Passwords: passwords, Settings: c.settings,
@@ -146,7 +153,7 @@ func (c *config) listen(ctx context.Context, group *process.Group, all *authorit
 		CheckNodePassword:   follower.checkPassword,
 		APIServers:          follower.apiServers,
 		Ready:               ready.Load,
-		Servers:             c.serverPaths(follower.store),
+		Servers:             own,
 	})
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 	"slipway/tests/lab/k3s/internal/snapshots"
 )
 
-const snapshotRequestLimit = 64 << 10 // bytes
+const requestLimit = 64 << 10 // bytes
 
 // newTaker takes snapshots of the local member.
 func (c *config) newTaker(ca *pki.CA) *snapshots.Taker {
@@ -64,7 +64,7 @@ func (c *config) scheduleSnapshots(ctx context.Context) error {
 // serveSnapshot does what `k3s etcd-snapshot` asks for.
 func (c *config) serveSnapshot(w http.ResponseWriter, r *http.Request, _ *clientv3.Client) {
 	var request cluster.SnapshotRequest
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, snapshotRequestLimit))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, requestLimit))
 	if err == nil {
 		err = json.Unmarshal(body, &request)
 	}
