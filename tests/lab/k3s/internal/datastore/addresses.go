@@ -17,8 +17,8 @@ const (
 	announceWait = 2 * time.Second
 )
 
-// Announce keeps the address of this server's port (host:port) among those of the cluster until the context ends; it
-// vanishes a moment after the server.
+// Announce keeps the address of this server's port (host:port) among those of the cluster until the context ends. It
+// vanishes at a stop at once, and some seconds after a server that died.
 func Announce(ctx context.Context, client *clientv3.Client, address string) {
 	for ctx.Err() == nil {
 		if err := announceOnce(ctx, client, address); err != nil && ctx.Err() == nil {
@@ -46,7 +46,19 @@ func announceOnce(ctx context.Context, client *clientv3.Client, address string) 
 	}
 	for range renewed {
 	}
-	return nil
+	if ctx.Err() == nil {
+		return nil
+	}
+	// etcd stops after what uses it, so that there is a moment for this.
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
+	defer cancel()
+	_, err = client.Revoke(limited, lease.ID)
+	return err
+}
+
+// WatchAddresses tells when servers come and go.
+func WatchAddresses(ctx context.Context, client *clientv3.Client) clientv3.WatchChan {
+	return client.Watch(clientv3.WithRequireLeader(ctx), addressPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 }
 
 // Addresses lists the ports of the servers that live, sorted.

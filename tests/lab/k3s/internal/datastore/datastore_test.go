@@ -189,8 +189,14 @@ func TestServersAreListedWhileTheyLive(t *testing.T) {
 		}
 	}
 	eventually(t, "both", want("10.0.0.1:6443", "10.0.0.2:6443"))
+	changed := WatchAddresses(t.Context(), client)
+	stopped := time.Now()
 	stop()
+	<-changed
 	eventually(t, "the one that lives", want("10.0.0.1:6443"))
+	if passed := time.Since(stopped); passed > addressTTL*time.Second/2 {
+		t.Error("a stop is told at once, not when the lease ends:", passed)
+	}
 }
 
 func TestFilesOfAStoppedMember(t *testing.T) {

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"slipway/tests/lab/k3s/internal/datastore"
 	"slipway/tests/lab/k3s/internal/nodepassword"
 )
 
@@ -248,6 +249,7 @@ func (n *nodes) writeNodeHosts(ctx context.Context, hosts string) error {
 
 // keepEndpoints makes the Service default/kubernetes lead to the supervisor's port instead of kube-apiserver's own.
 func (n *nodes) keepEndpoints(ctx context.Context) {
+	changed := datastore.WatchAddresses(ctx, n.store.client.Load())
 	for {
 		if err := n.writeEndpoints(ctx); err != nil && ctx.Err() == nil {
 			logrus.Errorf("Failed to update the endpoints of the API server: %v", err)
@@ -255,6 +257,11 @@ func (n *nodes) keepEndpoints(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case _, open := <-changed:
+			if !open {
+				// Without quorum there is nothing to follow; the interval does until the next start.
+				changed = nil
+			}
 		case <-time.After(reconcileInterval):
 		}
 	}
