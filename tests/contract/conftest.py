@@ -150,7 +150,7 @@ def node_names(kubectl: Kubectl, nodes: list[Node]) -> dict[str, str]:
 @pytest.fixture
 def scratch(server: Node, agent: Node) -> Iterator[str]:
     """An empty directory on each node, removed afterwards."""
-    path = "/var/lib/rancher/contract-test"
+    path = f"/var/lib/rancher/contract-test-{os.getpid()}"
     for node in (server, agent):
         node.run(f"rm -rf {path} && mkdir -m 700 {path}")
     yield path

@@ -64,14 +64,14 @@ def test_secrets_are_encrypted_at_rest(server: Node, kubectl: Kubectl) -> None:
     """With secrets-encryption no Secret lies readable in the datastore; other objects do (docs security)."""
     marks = {kind: secrets.token_hex(16) for kind in ("secret", "configmap")}
     try:
-        kubectl(f"create secret generic contract-test --from-literal=a={marks['secret']}")
-        kubectl(f"create configmap contract-test --from-literal=a={marks['configmap']}")
+        kubectl(f"create secret generic contract-at-rest --from-literal=a={marks['secret']}")
+        kubectl(f"create configmap contract-at-rest --from-literal=a={marks['configmap']}")
         found = f"grep -rqa %s {DATA}/server/db/etcd/member"
         wait_for("the control in etcd's files", lambda: server.try_run(found % marks["configmap"]).rc == 0)
         if "secrets-encryption: true" in server.run("cat /etc/rancher/k3s/config.yaml").lower():
             assert server.try_run(found % marks["secret"]).rc == 1
     finally:
-        kubectl("delete secret,configmap contract-test --ignore-not-found")
+        kubectl("delete secret,configmap contract-at-rest --ignore-not-found")
 
 
 def test_service_of_the_api_leads_to_the_supervisor(server: Node, kubectl: Kubectl) -> None:

@@ -172,24 +172,32 @@ def test_bad_input_is_named(site: Site) -> None:
     assert set(run.changed().values()) == {0}
 
 
-@pytest.mark.parametrize("suite", ["contract", "e2e"])
-def test_suite(site: Site, suite: str) -> None:
-    """The k3s contract holds on the site; the platform survives what is done to it, and does what commits say."""
-    words = [f"tests/{suite}", "-p", "no:cacheprovider", "--durations=15"]
-    if suite == "contract":
-        # It needs no site and is a part of `make scenario`.
-        words += ["--ignore=tests/contract/test_postgresql_image.py"]
-    if suite == "e2e":
+# By which the suite knows the site.
+SITE_OPTIONS = (
+    f"--kubeconfig={STATE / 'kubeconfig'}",
+    f"--bundle={STATE / 'bundle'}",
+    f"--ca={STATE / 'ca.crt'}",
+    f"--report-dir={STATE / 'report'}",
+)
+
+
+# The image's own tests need no site and are a part of `make scenario`.
+CONTRACT = ("tests/contract", "--ignore=tests/contract/test_postgresql_image.py")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # They mostly wait for pods, each file for its own.
+        pytest.param((*CONTRACT, "-m", "not fault", "--numprocesses=3", "--dist=loadfile"), id="contract"),
+        pytest.param((*CONTRACT, "-m", "fault"), id="contract-faults"),
         # The rest was part of the installation.
-        words += ["-m", "not smoke and not train"]
-        words += [
-            "--train=auto",
-            f"--kubeconfig={STATE / 'kubeconfig'}",
-            f"--bundle={STATE / 'bundle'}",
-            f"--ca={STATE / 'ca.crt'}",
-            f"--report-dir={STATE / 'report'}",
-        ]
-    run = site.run(sys.executable, "-m", "pytest", *words)
+        pytest.param(("tests/e2e", "-m", "not smoke and not train", "--train=auto", *SITE_OPTIONS), id="e2e"),
+    ],
+)
+def test_suite(site: Site, words: tuple[str, ...]) -> None:
+    """The k3s contract holds on the site; the platform survives what is done to it, and does what commits say."""
+    run = site.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=15", *words)
     print(run.output[-8000:])
     assert run.status == 0, run.output[-8000:]
 
