@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TypeVar
 
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, KubeError, RemovingKube, items
+from ansible.module_utils.slipway.needs import amount
 from ansible.module_utils.slipway.objects import MANAGED_BY
 from ansible.module_utils.slipway.secrets import ATTEMPTS
 
@@ -61,17 +61,6 @@ class Outcome:
     volume: str = ""
     restored: bool = False
     kept: bool = False
-
-
-def quantity(text: str) -> Decimal:
-    """The number that a Kubernetes quantity stands for. Raises SlipwayError."""
-    from kubernetes.utils import parse_quantity
-
-    try:
-        number: Decimal = parse_quantity(text)  # type: ignore[no-untyped-call]
-    except ValueError:
-        raise SlipwayError(f"{text!r} is not a Kubernetes quantity such as 10Gi") from None
-    return number
 
 
 def place(volume: Json) -> str:
@@ -136,7 +125,7 @@ class KeptVolume:
         self.check = check
         self.timeout = timeout
         self.kubectl = kubectl
-        self.size = quantity(wanted.size)
+        self.size = amount(wanted.size, f"volume {wanted.title}")
         self.outcome = Outcome()
 
     def present(self) -> Outcome:
@@ -348,7 +337,7 @@ class KeptVolume:
             )
 
     def _judge_size(self, found: str, volume_class: str) -> None:
-        size = quantity(found)
+        size = amount(found, f"volume {self.wanted.title}")
         if self.size < size:
             raise SlipwayError(
                 f"volume {self.wanted.title} is to have {self.wanted.size}, but it already has {found}. "
@@ -385,7 +374,7 @@ class KeptVolume:
     def _grow(self, claim: Json) -> None:
         """Ask for the size wanted, which was judged."""
         found = claim["spec"]["resources"]["requests"]["storage"]
-        if self.size <= quantity(found):
+        if self.size <= amount(found, f"volume {self.wanted.title}"):
             return
         self._note(f"volume {self.wanted.title} grown from {found} to {self.wanted.size}")
         if self.check:

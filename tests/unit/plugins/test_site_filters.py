@@ -1,4 +1,4 @@
-"""The filters kubeconfig_for, quantity and with_tasks."""
+"""The filters kubeconfig_for and with_tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from filter.kubeconfig import kubeconfig_for
-from filter.quantity import quantity
 from filter.with_tasks import with_tasks
 
 K3S_YAML = """
@@ -38,18 +37,6 @@ def test_kubeconfig_gets_address_and_name() -> None:
 def test_what_is_no_kubeconfig_is_refused(text: str) -> None:
     with pytest.raises(AnsibleFilterError, match=r"k3s\.yaml: not a kubeconfig"):
         kubeconfig_for(text, "site", "https://192.0.2.1:6443")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("500m", "0.5"), ("2Gi", str(2 * 1024**3)), ("1G", str(10**9)), (10, "10")]
-)
-def test_quantity(text: str | int, number: str) -> None:
-    assert quantity(text) == quantity(number)
-
-
-def test_bad_quantity_is_named() -> None:
-    with pytest.raises(AnsibleFilterError, match="'2 Gigs' is not a Kubernetes quantity"):
-        quantity("2 Gigs")
 
 
 def test_components_that_know_a_verb(tmp_path: Path) -> None:
