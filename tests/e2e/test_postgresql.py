@@ -112,8 +112,8 @@ def test_a_consumer_comes_in_over_tls(database: Database) -> None:
 
 
 def refusal(database: Database, options: dict[str, str]) -> str:
-    """What the server says to a connection that it refuses. A forwarded port may lose its last words, and is then made anew."""
-    lost = ("unexpected eof", "closed the connection unexpectedly", "Connection refused")
+    """What the server says to a connection that it refuses. A forwarded port may lose its last words or hang, and is then made anew."""
+    lost = ("unexpected eof", "closed the connection unexpectedly", "Connection refused", "connection timeout expired")
     end = time.monotonic() + 60
     while True:
         try:
