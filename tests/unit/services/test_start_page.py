@@ -171,12 +171,11 @@ def test_who_speaks_something_else_or_other_tls_does_not_answer(component: Compo
 
 def test_no_request_waits_for_a_component(serve: Any, component: Component) -> None:
     component.delay = 3
-    served = serve({"name": "slow", "title": "Slow", "health": component.url}, timeout=0.3)
-    started = time.monotonic()
+    served = serve({"name": "slow", "title": "Slow", "health": component.url}, timeout=2)
+    # One that waited would know.
     assert served.get("/")[0] == 200
     assert served.states()["slow"]["state"] == "not checked yet"
-    assert time.monotonic() - started < 0.25
-    assert served.await_state("slow", "not answering")["reason"] == "no answer within 0.3 s"
+    assert served.await_state("slow", "not answering")["reason"] == "no answer within 2 s"
 
 
 def test_a_question_that_never_ends_counts_as_no_answer() -> None:
