@@ -36,7 +36,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.slipway.k3s import UNITS
+from ansible.module_utils.slipway.k3s import NEXT, PREVIOUS, UNITS
 
 COMMANDS = ("k3s", "kubectl", "crictl", "ctr")
 LINKS = ("cni0", "flannel.1", "flannel-v6.1", "flannel-wg", "flannel-wg-v6", "kube-ipvs0")
@@ -177,6 +177,12 @@ def remove(removed: list[str], check: bool) -> None:
         path = Path("/usr/local/bin") / name
         if (path.is_symlink() and os.readlink(path) == "k3s") or (name == "k3s" and path.exists()):  # noqa: PTH115 (Python 3.8)
             removed.append(str(path))
+            if not check:
+                path.unlink()
+    for name in (NEXT, PREVIOUS):
+        path = Path(name)
+        if path.exists():
+            removed.append(name)
             if not check:
                 path.unlink()
     for name in DIRECTORIES:

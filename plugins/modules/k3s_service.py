@@ -60,7 +60,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.files import file_sha256, write_atomically
-from ansible.module_utils.slipway.k3s import UNITS
+from ansible.module_utils.slipway.k3s import MARKER, UNITS, binary_version
 
 
 def digest(paths: list[str]) -> str:
@@ -135,7 +135,7 @@ def main() -> None:
             "role": {"type": "str", "required": True, "choices": ["server", "agent"]},
             "inputs": {"type": "list", "elements": "path", "required": True},
             "pending": {"type": "bool", "default": False},
-            "marker": {"type": "path", "default": "/etc/rancher/k3s/slipway.json"},
+            "marker": {"type": "path", "default": MARKER},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
@@ -172,7 +172,7 @@ def main() -> None:
                 f"Next: journalctl -u {unit} on this node; mend the cause and run the playbook again."
             )
         )
-    marker = {**marker, "role": module.params["role"], "applied": wanted, "complete": True}
+    marker = {**marker, "role": module.params["role"], "applied": wanted, "version": binary_version(), "complete": True}
     write_atomically(Path(module.params["marker"]), json.dumps(marker, indent=2), 0o600)
     module.exit_json(changed=True, reason=reason)
 

@@ -29,14 +29,17 @@ state:
     has_data: {description: Whether this node holds a member of an embedded etcd, type: bool}
     has_password: {description: Whether the node holds the password by which servers know it again, type: bool}
     server_url: {description: The server that the node's configuration joins or empty, type: str}
+    version: {description: "Version of the k3s program that lies there, such as V(v1.35.8+k3s1), or empty", type: str}
+    started: {description: Version that the service was last started with, or empty where nobody has noted it, type: str}
 """
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.slipway.k3s import UNITS
+from ansible.module_utils.slipway.k3s import BINARY, MARKER, UNITS, binary_version
 
 
 def read_state(root: Path = Path("/")) -> dict[str, Any]:
@@ -49,11 +52,17 @@ def read_state(root: Path = Path("/")) -> dict[str, Any]:
                 server_url = line.partition(":")[2].strip().strip("'\"")
     except OSError:
         pass
+    try:
+        marker = json.loads((root / MARKER.lstrip("/")).read_text())
+    except (OSError, ValueError):
+        marker = None
     return {
         "role": role,
         "has_data": (root / "var/lib/rancher/k3s/server/db/etcd/member/wal").is_dir(),
         "has_password": (root / "etc/rancher/node/password").exists(),
         "server_url": server_url,
+        "version": binary_version(str(root / BINARY.lstrip("/"))),
+        "started": str(marker.get("version", "")) if isinstance(marker, dict) else "",
     }
 
 

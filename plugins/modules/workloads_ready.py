@@ -32,6 +32,10 @@ options:
     type: list
     elements: str
     default: []
+  version:
+    description: Version of k3s that these nodes must report, such as C(v1.35.8+k3s1); empty takes any.
+    type: str
+    default: ""
   jobs:
     description:
       - Whether Jobs must have completed too; those of CronJobs never count.
@@ -104,6 +108,7 @@ def main() -> None:
             "namespaces": {"type": "list", "elements": "str", "default": []},
             "expect": {"type": "list", "elements": "str", "default": []},
             "nodes": {"type": "list", "elements": "str", "default": []},
+            "version": {"type": "str", "default": ""},
             "jobs": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
             "interval": {"type": "float", "default": 0.5},
@@ -120,6 +125,7 @@ def main() -> None:
             nodes=tuple(name.lower() for name in params["nodes"]),
             expect=tuple(parse_expected(text) for text in params["expect"]),
             jobs=params["jobs"],
+            version=params["version"],
         )
         kube = KubeClient(params["kubeconfig"])
     except SlipwayError as error:

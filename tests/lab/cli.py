@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.lab import bundle, faults, nodes, passes, training
+from tests.lab import bundle, faults, k3s_version, nodes, passes, training
 from tests.lab.cache import PROJECT, Cache
 from tests.lab.process import LabError
 from tests.lab.site import Site, check_name, read_site, state_folder
@@ -16,7 +16,10 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     top = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
+    command = verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
+    command.add_argument(
+        "--k3s-version", metavar="VERSION", help="one with the k3s stand-in linked as this version, to upgrade to"
+    )
     command = verbs.add_parser("images", help="build the images that nobody publishes and put them into a bundle")
     command.add_argument("folder", type=Path)
     command.add_argument(
@@ -56,6 +59,8 @@ def main(words: list[str]) -> int:
     nodes.use_own_settings()
     try:
         match arguments.verb:
+            case "bundle" if arguments.k3s_version:
+                print(k3s_version.build(Cache(), arguments.k3s_version))
             case "bundle":
                 print(bundle.build(Cache()))
             case "images":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -89,25 +90,37 @@ class Site:
         assert run.status == 0, run.output[-6000:]
         return run
 
+    def playbook_words(self, name: str, *arguments: str) -> list[str]:
+        """Return the command line of the playbook `name`."""
+        command = str(Path(sys.executable).parent / "ansible-playbook")
+        return [command, "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments]
+
     def playbook(self, name: str, *arguments: str) -> Run:
         """Run the playbook `name` as an operator would who left make aside."""
-        command = str(Path(sys.executable).parent / "ansible-playbook")
-        return self.run(command, "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments)
+        return self.run(*self.playbook_words(name, *arguments))
 
     def interrupt_up(self, when: str, timeout: float = 900) -> Run:
         """Run `make up` and send SIGINT, as Ctrl-C does, once it has printed `when`."""
-        process, log = self.start("make", "up")
+        # Into the work itself, not just its headline.
+        run, reached = self.interrupt(when, 1.5, "make", "up", timeout=timeout)
+        assert reached, f"it ended before {when!r}:\n{run.output[-4000:]}"
+        return run
+
+    def interrupt(self, when: str, delay: float, *command: str, timeout: float = 900) -> tuple[Run, bool]:
+        """Run `command` and send SIGINT `delay` seconds after it has printed `when`; return its end and whether it came that far."""
+        process, log = self.start(*command)
         end = time.monotonic() + timeout
-        while when not in log.read_text():
-            assert process.poll() is None, f"it ended before {when!r}:\n{log.read_text()[-4000:]}"
+        while when not in log.read_text() and process.poll() is None:
             assert time.monotonic() < end, f"{when!r} did not appear:\n{log.read_text()[-4000:]}"
             time.sleep(0.2)
-        # Into the work itself, not just its headline.
-        time.sleep(1.5)
-        os.killpg(process.pid, signal.SIGINT)
+        reached = process.poll() is None
+        if reached:
+            time.sleep(delay)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
         run = Run(process.wait(60), log.read_text())
         self.runs.append(run)
-        return run
+        return run, reached
 
     def lab(self, *arguments: str) -> str:
         """Run a verb of the lab's command line."""

@@ -412,7 +412,13 @@ def judge_clocks(nodes: Sequence[Node], most: float) -> list[Problem]:
     return problems
 
 
-def table(problems: Sequence[Problem], summary: Mapping[str, str], plan: str = "", width: int = 120) -> str:
+def table(
+    problems: Sequence[Problem],
+    summary: Mapping[str, str],
+    plan: str = "",
+    width: int = 120,
+    title: str = "preflight",
+) -> str:
     """The report for a person: a line for each node, the plan, then each problem with what is wanted and what to do."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
@@ -429,7 +435,7 @@ def table(problems: Sequence[Problem], summary: Mapping[str, str], plan: str = "
             lines.append(f"{head}{problem.found}")
             lines.append(f"{'':{len(head)}}wanted: {problem.wanted}")
             lines.append(f"{'':{len(head)}}remedy: {problem.remedy}")
-    lines += ["", f"preflight: {_count(errors, 'error')}, {_count(warnings, 'warning')}"]
+    lines += ["", f"{title}: {_count(errors, 'error')}, {_count(warnings, 'warning')}"]
     return "\n".join(lines).lstrip("\n")
 
 

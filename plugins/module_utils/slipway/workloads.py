@@ -38,12 +38,16 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to wait for. `expect` holds (namespace, kind, name) that must exist even before anyone made them."""
+    """What to wait for. `expect` holds (namespace, kind, name) that must exist even before anyone made them.
+
+    `version` is the version of k3s that the nodes must report; empty takes any.
+    """
 
     namespaces: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     expect: tuple[tuple[str, str, str], ...] = ()
     jobs: bool = False
+    version: str = ""
 
 
 def _count(source: Mapping[str, Any], key: str) -> int:
@@ -138,7 +142,7 @@ def unready(kube: Kube, wanted: Wanted) -> list[Waiting]:
         for namespace, kind, name in wanted.expect
         if (namespace, kind, name) not in seen
     ]
-    return found + _unready_nodes(kube, wanted.nodes)
+    return found + _unready_nodes(kube, wanted)
 
 
 def read_nodes(kube: Kube) -> dict[str, Json]:
@@ -146,11 +150,20 @@ def read_nodes(kube: Kube) -> dict[str, Json]:
     return {node["metadata"]["name"]: node for node in items(kube, NODES)}
 
 
-def _unready_nodes(kube: Kube, names: Sequence[str]) -> list[Waiting]:
-    if not names:
+def node_version(node: Json) -> str:
+    """The version that a node's kubelet reports; empty while it has not."""
+    return str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+
+
+def _unready_nodes(kube: Kube, wanted: Wanted) -> list[Waiting]:
+    if not wanted.nodes:
         return []
     nodes = read_nodes(kube)
-    reasons = {name: judge_node(nodes[name]) if name in nodes else "it has not joined" for name in names}
+    reasons: dict[str, str] = {}
+    for name in wanted.nodes:
+        reasons[name] = judge_node(nodes[name]) if name in nodes else "it has not joined"
+        if not reasons[name] and wanted.version not in ("", node_version(nodes[name])):
+            reasons[name] = f"it runs {node_version(nodes[name])}, not {wanted.version}"
     return [Waiting(f"Node {name}", reason) for name, reason in reasons.items() if reason]
 
 

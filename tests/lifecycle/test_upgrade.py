@@ -1,0 +1,251 @@
+"""k3s goes to another version, node by node, under a client that asks on and a controller that is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import STATE, Run, Site
+
+pytestmark = pytest.mark.timeout(2400)
+
+# A client that asks both nodes five times a second may lose so many requests over the whole upgrade, interruptions included.
+MAY_BE_LOST = 5
+# SLIPWAY_SEED tries other points.
+SEED = int(os.environ.get("SLIPWAY_SEED", "8"))
+POINTS = (
+    "Drain it",
+    "Switch to the next binary",
+    "Run k3s on these files",
+    "Await the node in its new version",
+    "Give the node back",
+)
+PORT = 30808
+# Of the platform only what k3s itself packages: the upgrade is the same with all of it, and takes minutes less.
+BARE = ("-e", '{"slipway_components": []}')
+
+
+@dataclass
+class Upgrade:
+    """The site on one version of k3s, and the bundle with the next."""
+
+    site: Site
+    old: str
+    new: str
+    words: tuple[str, ...]
+
+    def run(self, *more: str) -> Run:
+        """Run upgrade.yml to the next version."""
+        return self.site.playbook("upgrade", *self.words, *more)
+
+    def nodes(self) -> dict[str, tuple[str, bool, bool]]:
+        """Version of each node, whether it is cordoned, and whether an upgrade says it was that."""
+        return {
+            item["metadata"]["name"]: (
+                item["status"]["nodeInfo"]["kubeletVersion"],
+                bool(item["spec"].get("unschedulable")),
+                "slipway/cordoned" in item["metadata"]["annotations"],
+            )
+            for item in self.site.kubectl("get", "nodes")["items"]
+        }
+
+
+@pytest.fixture(scope="module")
+def upgrade(site: Site) -> Upgrade:
+    """A cluster without components on the lab's version, and the bundle to upgrade to."""
+    assert site.run("make", "bundle").status == 0
+    site.lab("up", "--site", "lab")
+    run = site.playbook("cluster", *BARE)
+    assert run.status == 0, run.output[-4000:]
+    old = yaml.safe_load((STATE / "bundle/bundle.yml").read_text())["versions"]["k3s"]
+    head, _, build = old.rpartition("k3s")
+    new = f"{head}k3s{int(build) + 1}"
+    path = site.lab("bundle", "--k3s-version", new).split()[-1]
+    return Upgrade(site, old, new, (*BARE, "-e", f"slipway_bundle_dir={path}"))
+
+
+def deployment(name: str, node: str = "") -> list[dict[str, Any]]:
+    """Two pods that answer HTTP, spread over the nodes or all on one, and a budget that keeps one of them."""
+    labels = {"app": name}
+    image = yaml.safe_load((STATE / "bundle/bundle.yml").read_text())["images"]["busybox"]
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    pod = {
+        # What nobody tells of its end is waited for no longer than that.
+        "terminationGracePeriodSeconds": 8,
+        "affinity": {
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]
+            }
+        },
+        "containers": [
+            {
+                "name": "main",
+                "image": image,
+                "command": ["/bin/sh", "-c", "echo here > /tmp/index.html && exec busybox httpd -f -p 8080 -h /tmp"],
+                "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+                # It answers until the nodes have heard that it goes.
+                "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+            }
+        ],
+        **({"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}),
+    }
+    metadata = {"name": name, "namespace": "default"}
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {
+                "replicas": 2,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        },
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": metadata,
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
+        },
+    ]
+
+
+def start(site: Site, *objects: dict[str, Any]) -> None:
+    """Apply objects and wait for the Deployments among them."""
+    for item in objects:
+        site.apply(item)
+    for item in objects:
+        if item["kind"] == "Deployment":
+            words = ["rollout", "status", f"deployment/{item['metadata']['name']}", "--timeout=120s"]
+            subprocess.run([*site.kubectl_words(), *words], check=True, capture_output=True)
+
+
+def remove(site: Site, *names: str) -> None:
+    """Delete objects, and wait until their pods are gone."""
+    subprocess.run([*site.kubectl_words(), "delete", *names, "--cascade=foreground"], check=True, capture_output=True)
+
+
+@dataclass
+class Client:
+    """Asks a Service through every node by turns and counts."""
+
+    addresses: list[str]
+    asked: int = 0
+    lost: list[str] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while not self.ended.wait(0.2):
+            address = self.addresses[self.asked % len(self.addresses)]
+            self.asked += 1
+            try:
+                with urllib.request.urlopen(f"http://{address}:{PORT}/", timeout=2) as answer:
+                    assert answer.read() == b"here\n"
+            except (OSError, AssertionError) as error:
+                self.lost.append(f"{self.asked} at {address}: {error}")
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[Client]:
+    """A client of a Service of two pods, while a test lasts."""
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "polled", "namespace": "default"},
+        "spec": {
+            "type": "NodePort",
+            "selector": {"app": "polled"},
+            "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
+        },
+    }
+    start(site, *deployment("polled"), service)
+    client = Client(list(site.nodes.values()))
+    thread = threading.Thread(target=client.run)
+    thread.start()
+    yield client
+    client.ended.set()
+    thread.join()
+
+
+def test_upgrade_is_left_to_its_playbook(upgrade: Upgrade) -> None:
+    """Another version of k3s in the bundle stops a run of site.yml's part, before any change, with the playbook's name."""
+    run = upgrade.site.playbook("cluster", *upgrade.words)
+    assert run.status != 0
+    assert f"the bundle brings {upgrade.new}" in run.output
+    assert "playbooks/upgrade.yml" in run.output
+    assert set(run.changed().values()) <= {0}
+    assert {version for version, _, _ in upgrade.nodes().values()} == {upgrade.old}
+
+
+def test_upgrade_names_what_blocks_it_before_anything_changes(upgrade: Upgrade) -> None:
+    """A budget without room and a pod that nobody would make anew are in the table, and nothing is changed."""
+    objects = deployment("blocking")
+    objects[1]["spec"] = {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "blocking"}}}
+    lone = {**objects[0]["spec"]["template"]["spec"], "nodeName": "agent-1"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone", "namespace": "default"}, "spec": lone}
+    start(upgrade.site, *objects, pod)
+    run = upgrade.run()
+    remove(upgrade.site, "deployment/blocking", "poddisruptionbudget/blocking", "pod/lone")
+    assert run.status != 0
+    assert "PodDisruptionBudget default/blocking allows no disruption" in run.output
+    assert "default/lone" in run.output
+    assert set(run.changed().values()) <= {0}, run.changed_tasks()
+    assert upgrade.nodes() == dict.fromkeys(upgrade.site.nodes, (upgrade.old, False, False))
+
+
+def test_upgrade_survives_blocks_and_interruptions(upgrade: Upgrade, client: Client) -> None:
+    """Interrupted thrice at random points, blocked once by a budget: each run goes on where the last ended, and the client hardly notices."""
+    site, points = upgrade.site, random.Random(SEED)
+
+    def interrupt() -> None:
+        when, delay = points.choice(POINTS), points.uniform(0, 4)
+        print(f"seed {SEED}: interrupted {delay:.1f} s into {when!r}")
+        site.interrupt(f"TASK [k3s : {when}]", delay, *site.playbook_words("upgrade", *upgrade.words))
+
+    interrupt()
+    # One pod may go; the one in its place must be on the node that takes none, so the other may not follow.
+    start(site, *deployment("pinned", "agent-1"))
+    blocked = upgrade.run("-e", "k3s_upgrade_drain_timeout=40")
+    assert blocked.status != 0
+    assert "agent-1 was not upgraded" in blocked.output, blocked.output[-4000:]
+    assert "PodDisruptionBudget default/pinned allows no disruption" in blocked.output
+    assert upgrade.nodes() == {"server-1": (upgrade.new, False, False), "agent-1": (upgrade.old, False, False)}
+    remove(site, "deployment/pinned", "poddisruptionbudget/pinned")
+
+    interrupt()
+    interrupt()
+    run = upgrade.run()
+    assert run.status == 0, run.output[-6000:]
+    assert upgrade.nodes() == dict.fromkeys(site.nodes, (upgrade.new, False, False))
+    for node in site.nodes:
+        assert f"k3s version {upgrade.new} " in site.ssh(node, "k3s --version; ls -A /usr/local/bin")
+        assert ".k3s." not in site.ssh(node, "ls -A /usr/local/bin")
+    assert "slipway-before-" in site.ssh("server-1", "ls /var/lib/rancher/k3s/server/db/snapshots")
+
+    again = upgrade.run()
+    assert again.status == 0, again.output[-4000:]
+    assert set(again.changed().values()) == {0}, again.changed_tasks()
+    cluster = site.playbook("cluster", *upgrade.words)
+    assert cluster.status == 0, cluster.output[-4000:]
+    assert set(cluster.changed().values()) == {0}, cluster.changed_tasks()
+    print(json.dumps({"asked": client.asked, "lost": client.lost}))
+    assert client.asked > 100
+    assert len(client.lost) <= MAY_BE_LOST, client.lost
+
+
+def test_upgrade_does_not_go_back(upgrade: Upgrade) -> None:
+    """The older bundle is refused, with the way that there is."""
+    run = upgrade.site.playbook("upgrade", *BARE)
+    assert run.status != 0
+    assert "downgrade" in run.output and "restored snapshot" in run.output
+    assert set(run.changed().values()) <= {0}
