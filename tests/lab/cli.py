@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True)
     command = verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
     command.add_argument(
-        "--k3s-version", metavar="VERSION", help="one with the k3s stand-in linked as this version, to upgrade to"
+        "--k3s-version", metavar="VERSION", help="one whose k3s stand-in has this version, to upgrade to"
     )
     command = verbs.add_parser("images", help="build the images that nobody publishes and put them into a bundle")
     command.add_argument("folder", type=Path)

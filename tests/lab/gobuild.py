@@ -188,15 +188,14 @@ class Program:
 class Standin:
     """The k3s stand-in: our Go program around Kubernetes, with Debian's container tools inside."""
 
-    def __init__(self, images: Mapping[str, str], version: str = "") -> None:
-        """`images` are the references of the packaged components, name -> reference; `version` another one for it to report."""
+    def __init__(self, images: Mapping[str, str]) -> None:
+        """`images` are the references of the packaged components, name -> reference."""
         self.images = dict(images)
-        self._version = version
 
     @property
     def version(self) -> str:
         """The version it reports, as k3s builds its own from that of Kubernetes."""
-        return self._version or module_version(STANDIN, "k8s.io/kubernetes") + "+k3s1"
+        return module_version(STANDIN, "k8s.io/kubernetes") + "+k3s1"
 
     @property
     def variables(self) -> dict[str, str]:

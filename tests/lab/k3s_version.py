@@ -1,55 +1,62 @@
-"""The lab's bundle with another version of k3s: the same stand-in, linked with another version string."""
+"""The lab's bundle with another version of k3s: the same stand-in with another version string."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import yaml
 
-from tests.lab import bundle, gobuild
+from tests.lab import bundle
 from tests.lab.cache import Cache, hash_inputs
 from tests.lab.process import LabError
 
-# Its own copies of the manifest and of what is linked anew; everything else is the same files.
+# The same program under both names; everything else but the manifest is the same files.
 PROGRAMS = ("bin/k3s", "bin/kubectl")
-
-
-def check_version(text: str) -> str:
-    """The version, if it is one of k3s. Raises LabError."""
-    if not re.fullmatch(r"v\d+\.\d+\.\d+(-rc\d+)?\+k3s\d+", text):
-        raise LabError(f"--k3s-version: {text!r} must be a version of k3s, such as v1.35.9+k3s1")
-    return text
 
 
 def build(cache: Cache, version: str) -> Path:
     """The folder of a bundle that differs from the lab's own in the version of k3s only.
 
-    The packages are compiled already where Go's caches are kept ($SLIPWAY_GO_CACHE): only linking is left then.
+    Raises:
+        LabError: it cannot be that version, or the lab's own bundle could not be built.
+    """
+    base = bundle.build(cache)
+    key = hash_inputs(base.name, version, files=[Path(__file__)])
+    return cache.entry("bundle", "k3s-version", key, lambda draft: assemble(base, version, draft))
+
+
+def relabel(program: bytes, old: str, new: str) -> bytes:
+    """The program as the linker would have made it with `-X ...gitVersion=<new>`: it writes these bytes and nothing else.
+
+    Linking it indeed would need everything compiled again, as Go's caches are pruned after each build.
 
     Raises:
-        LabError: `version` is none, or a build failed.
+        LabError: `new` is no version of k3s in the same minor and of the same length, or the program does not hold `old`.
     """
-    check_version(version)
-    base = bundle.build(cache)
-    standin = gobuild.Standin(bundle.Plan().standin.images, version)
+    if (
+        not re.fullmatch(r"v\d+\.\d+\.\d+\+k3s\d+", new)
+        or len(new) != len(old)
+        or new.split(".")[:2] != old.split(".")[:2]
+    ):
+        raise LabError(f"--k3s-version: {new!r} must be a version of k3s as long as {old}, and of the same minor")
+    if old.encode() not in program:
+        raise LabError(f"the k3s stand-in does not hold its version {old}")
+    return program.replace(old.encode(), new.encode())
 
-    def make(draft: Path) -> None:
-        assemble(base, standin.build(cache), version, draft)
-        gobuild.prune_caches(cache)
 
-    return cache.entry("bundle", "k3s-version", hash_inputs(base.name, standin.key), make)
-
-
-def assemble(base: Path, program: Path, version: str, draft: Path) -> None:
-    """Make the bundle `draft` of `base`, with another program as k3s and kubectl."""
-    shutil.copytree(
-        base, draft, copy_function=os.link, ignore=lambda folder, names: _left_out(base, Path(folder), names)
-    )
-    bundle.place(dict.fromkeys(PROGRAMS, program), draft)
+def assemble(base: Path, version: str, draft: Path) -> None:
+    """Make the bundle `draft` of `base`, with k3s and kubectl as another version. Raises LabError."""
     manifest = yaml.safe_load((base / "bundle.yml").read_text())
+    program = relabel((base / PROGRAMS[0]).read_bytes(), manifest["versions"]["k3s"], version)
+    shutil.copytree(base, draft, copy_function=os.link, ignore=partial(_left_out, base))
+    (draft / PROGRAMS[0]).write_bytes(program)
+    (draft / PROGRAMS[0]).chmod(0o755)
+    for name in PROGRAMS[1:]:
+        os.link(draft / PROGRAMS[0], draft / name)
     manifest["versions"]["k3s"] = version
     changed = {
         entry["path"]: entry
@@ -63,6 +70,6 @@ def assemble(base: Path, program: Path, version: str, draft: Path) -> None:
     (draft / "bundle.yml").write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
 
 
-def _left_out(base: Path, folder: Path, names: list[str]) -> list[str]:
-    place = folder.relative_to(base)
+def _left_out(base: Path, folder: str, names: list[str]) -> list[str]:
+    place = Path(folder).relative_to(base)
     return [name for name in names if str(place / name) in (*PROGRAMS, "bundle.yml")]

@@ -208,7 +208,7 @@ def test_upgrade_survives_blocks_and_interruptions(upgrade: Upgrade, client: Cli
     site, points = upgrade.site, random.Random(SEED)
 
     def interrupt() -> None:
-        when, delay = points.choice(POINTS), points.uniform(0, 4)
+        when, delay = points.choice(POINTS), points.uniform(0, 2)
         print(f"seed {SEED}: interrupted {delay:.1f} s into {when!r}")
         site.interrupt(f"TASK [k3s : {when}]", delay, *site.playbook_words("upgrade", *upgrade.words))
 
