@@ -160,8 +160,11 @@ def settled_nodes(kube: Kube, timeout: float, interval: float = 1) -> dict[str, 
         time.sleep(interval)
 
 
-def judge_drains(kube: Kube, plan: Plan, rules: Rules) -> list[Problem]:
-    """What blocks the drains of the planned nodes, and what they cost."""
+def judge_drains(kube: Kube, plan: Plan, rules: Rules, resumed: bool) -> list[Problem]:
+    """What blocks the drains of the planned nodes, and what they cost.
+
+    A budget without room blocks nothing yet where an earlier run was interrupted (`resumed`): it may be the node of that run that it lacks.
+    """
     cluster = read_cluster(kube)
     problems: list[Problem] = []
     for name in plan.nodes:
@@ -173,7 +176,7 @@ def judge_drains(kube: Kube, plan: Plan, rules: Rules) -> list[Problem]:
             text = "no other node can take its pods, so they stay and go on over the restart"
             problems.append(Problem("warning", name, "drain", text, "another node", "none is needed"))
         for obstacle in obstacles(cluster, key, rules):
-            if obstacle.blocks:
+            if obstacle.blocks and not (resumed and obstacle.passing):
                 remedy = "end or move the pods, give the budget room, or say what may be lost (k3s_upgrade_*)"
                 problems.append(Problem("error", name, "drain", obstacle.text, "nothing that blocks it", remedy))
             else:
@@ -207,9 +210,10 @@ def run(kube: Kube, params: dict[str, Any]) -> dict[str, Any]:
     namespaces = [name for name in params["namespaces"] if any(items(kube, path.format(name)) for path in _LASTING)]
     if plan.nodes:
         rules = Rules(params["unmanaged_pods"] == "delete", params["empty_dirs"] == "delete")
-        problems += judge_drains(kube, plan, rules)
+        resumed = any(state.ours for state in states)
+        problems += judge_drains(kube, plan, rules, resumed)
         # What waits for a node that an interrupted run has cordoned is no fault.
-        if not any(state.ours for state in states):
+        if not resumed:
             problems += judge_platform(kube, namespaces, params["timeout"])
     problems = in_order(problems)
     summary = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
@@ -35,10 +35,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What stands in the way of a drain (`blocks`), or what it costs."""
+    """What stands in the way of a drain (`blocks`), or what it costs; `passing` says that it may be gone in a while."""
 
     text: str
     blocks: bool
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def obstacles(cluster: Cluster, node: str, rules: Rules) -> list[Obstacle]:
         found.append(Obstacle(f"their volume is on this node, so they wait until it is back: {listed(pinned)}", False))
     for pod in pods:
         if reason := held_by(cluster.budgets, pod):
-            found.append(Obstacle(f"pod {title(pod)}: {reason}", True))
+            found.append(Obstacle(f"pod {title(pod)}: {reason}", True, True))
     return found + _crowded(cluster.budgets, pods)
 
 
@@ -230,8 +231,9 @@ class NodeDrain:
         cluster = read_cluster(self.kube)
         if self.node not in cluster.nodes:
             raise SlipwayError(f"{self.node} is not in the cluster")
-        # A budget may let go in time; the others never do.
-        lasting = [each.text for each in obstacles(replace(cluster, budgets=()), self.node, rules) if each.blocks]
+        # Budgets may let go in time; the others never do.
+        found = obstacles(cluster, self.node, rules)
+        lasting = [each.text for each in found if each.blocks and not each.passing]
         if lasting:
             raise SlipwayError(f"{self.node} cannot be drained: {'; '.join(lasting)}")
         self._cordon()

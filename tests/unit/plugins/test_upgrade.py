@@ -443,6 +443,13 @@ class TestUpgradePlan:
         result = self.run(kube)
         assert result["errors"] == 0 and "begun by an earlier run" in result["table"]
 
+    def test_a_budget_that_lacks_the_interrupted_node_does_not_stop_the_run(self) -> None:
+        kube = DrainKube(make_pod("web", "b"), budgets=[make_budget("web", 0)])
+        assert self.run(kube)["errors"] == 1
+        kube.nodes[0]["metadata"]["annotations"] = {MARK: "upgrade"}
+        result = self.run(kube)
+        assert result["errors"] == 0 and "PodDisruptionBudget n/keep-web" in result["table"]
+
     def test_cordoned_by_hand_and_unknown_nodes_are_told(self) -> None:
         kube = DrainKube(nodes=[make_node("a"), make_node("b", unschedulable=True), make_node("c")])
         table = self.run(kube)["table"]
