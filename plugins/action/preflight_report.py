@@ -13,8 +13,6 @@ from ansible.template import Templar
 from ansible.utils.display import Display
 
 GROUPS = ("server", "agent")
-# Under this name the role registers the result of preflight_probe.
-PROBE = "_preflight_probe"
 _DEFAULT_BACKEND = "vxlan"
 # The role gpu_operator's variables of a node, without its prefix.
 _GPU = ("gpus", "share", "mig", "taint", "driver")
@@ -27,34 +25,47 @@ Normal: Any = action_loader.get("normal", class_only=True)
 class ActionModule(Normal):  # type: ignore[misc]
     """Runs the module on the controller with the hosts of the play, as they are in the inventory."""
 
+    # Under this name the role registers the result of preflight_probe.
+    probe = "_preflight_probe"
+
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         # That of the class between would run the module.
         result = ActionBase.run(self, tmp, task_vars)
         assert task_vars is not None
         hostvars, groups = task_vars["hostvars"], task_vars["groups"]
-        asked = set(task_vars["ansible_play_hosts_all"])
-        hosts = sorted({*asked, *(host for name in GROUPS for host in groups.get(name, []))})
+        nodes = self._nodes(task_vars)
+        hosts = [node["name"] for node in nodes]
         prefixes = tuple(f"{role.name}_" for role in Path(self._task.args["roles"]).iterdir())
         # An agent need not know what servers leave out.
         disable = [_get(hostvars[host], "k3s_disable", []) for host in groups.get("server", [])[:1]]
         common = {"disable": [name for names in disable if isinstance(names, list) for name in names]}
         arguments = {
             **self._task.args,
-            "nodes": [{**_node(host, hostvars[host], groups), **common, "asked": host in asked} for host in hosts],
+            "nodes": [{**node, **common} for node in nodes],
             "variables": {host: sorted(hostvars.raw_get(host)) for host in hosts},
             "values": {host: _values(hostvars[host], hostvars.raw_get(host), prefixes) for host in hosts},
             **self._needs(task_vars),
             "sources": [source for source in task_vars["ansible_inventory_sources"] if Path(source).exists()],
         }
         result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+        return self._show(result)
+
+    def _nodes(self, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The hosts of the play and of the inventory's groups, by name, with what their probes have found."""
+        hostvars, groups = variables["hostvars"], variables["groups"]
+        asked = set(variables["ansible_play_hosts_all"])
+        hosts = sorted({*asked, *(host for name in GROUPS for host in groups.get(name, []))})
+        return [{**_node(host, hostvars[host], groups, self.probe), "asked": host in asked} for host in hosts]
+
+    def _show(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Print the module's table, and return the result: failed where there is an error."""
         if "table" in result:
             Display().display("\n" + result.pop("table") + "\n")
             # The table has said it all; once more as YAML would bury it.
             result.pop("problems")
         if result.get("errors"):
-            result.update(
-                failed=True, msg=f"Nothing was changed. Mend the errors above; see also {arguments['report']}"
-            )
+            report = self._task.args["report"]
+            result.update(failed=True, msg=f"Nothing was changed. Mend the errors above; see also {report}")
         return result
 
     def _needs(self, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,9 +93,9 @@ class ActionModule(Normal):  # type: ignore[misc]
         return {"needs": needs, "images": images}
 
 
-def _node(host: str, variables: Mapping[str, Any], groups: Mapping[str, list[str]]) -> dict[str, Any]:
-    """One entry of the module's `nodes`."""
-    probed = _get(variables, PROBE, {})
+def _node(host: str, variables: Mapping[str, Any], groups: Mapping[str, list[str]], probe: str) -> dict[str, Any]:
+    """One entry of the module's `nodes`; `probe` is the variable with what was found there."""
+    probed = _get(variables, probe, {})
     roles = [name for name in GROUPS if host in groups.get(name, [])]
     clock = probed.get("clock") or {}
     config = [_get(variables, "k3s_node_config", {})]

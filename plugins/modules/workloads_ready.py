@@ -90,15 +90,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import KubeClient
-from ansible.module_utils.slipway.workloads import KINDS, Wanted, await_ready, evidence
-
-
-def parse_expected(text: str) -> tuple[str, str, str]:
-    """Split `namespace/Kind/name`. Raises SlipwayError."""
-    parts = text.split("/")
-    if len(parts) != 3 or not all(parts) or parts[1] not in KINDS:
-        raise SlipwayError(f"expect: {text!r} must be namespace/Kind/name with a kind of {', '.join(KINDS)}")
-    return parts[0], parts[1], parts[2]
+from ansible.module_utils.slipway.workloads import Wanted, await_ready, evidence, parse_expected
 
 
 def main() -> None:

@@ -66,9 +66,13 @@ def items(kube: Kube, path: str, **query: str) -> list[Json]:
 class KubeClient:
     """`Kube` over HTTPS with the credentials of a kubeconfig file."""
 
-    def __init__(self, kubeconfig: str, timeout: float = 30) -> None:
-        """Read `kubeconfig`; `timeout` is in seconds for one request. Raises KubeError if the file is unusable."""
-        self._host, self._headers, self._pool = _read_simple(kubeconfig) or _read_any(kubeconfig)
+    def __init__(self, kubeconfig: str, timeout: float = 30, host: str = "") -> None:
+        """Read `kubeconfig`; `timeout` is in seconds for one request, `host` is asked instead of the one in the file.
+
+        Raises KubeError if the file is unusable.
+        """
+        own, self._headers, self._pool = _read_simple(kubeconfig) or _read_any(kubeconfig)
+        self.host = host or own
         self._timeout = timeout
 
     def get(self, path: str, **query: str) -> Json | None:
@@ -115,7 +119,7 @@ class KubeClient:
     ) -> bytes:
         from urllib3.exceptions import HTTPError
 
-        url = self._host + path + (f"?{urlencode(query)}" if query else "")
+        url = self.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json, */*", "Content-Type": content_type, **self._headers}
         try:
             response = self._pool.request(
@@ -127,7 +131,7 @@ class KubeClient:
                 retries=False,
             )
         except HTTPError as error:
-            raise KubeError(f"the Kubernetes API at {self._host} cannot be reached: {error}") from error
+            raise KubeError(f"the Kubernetes API at {self.host} cannot be reached: {error}") from error
         if response.status >= 400:
             raise KubeError(f"{method} {path}: {response.status} {_reason(response.data)}", response.status)
         data: bytes = response.data

@@ -38,7 +38,7 @@ _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-
 
 @dataclass(frozen=True)
 class Problem:
-    """One line of the report. `severity` is error (the run must stop) or warning."""
+    """One line of a report. `severity` is error (the run must stop), warning, or ok: looked at, and well."""
 
     severity: str
     node: str
@@ -102,7 +102,7 @@ def judge(nodes: Sequence[Node], want: Requirements, release: Release) -> list[P
         if node.probe is not None:
             problems += judge_node(node, node.probe, want, release)
         elif node.asked:
-            problems += _judge_access(node)
+            problems += judge_access(node)
     problems += _judge_unique(nodes, "hostname", "hostnamectl set-hostname NAME on all but one")
     problems += _judge_unique(
         nodes, "machine_id", "on all but one: rm /etc/machine-id && systemd-machine-id-setup, then reboot"
@@ -112,8 +112,9 @@ def judge(nodes: Sequence[Node], want: Requirements, release: Release) -> list[P
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Errors first, then by node; what belongs together stays in the order in which it was found."""
-    return sorted(problems, key=lambda problem: (problem.severity != "error", problem.node))
+    """Errors first, then warnings, each by node; what belongs together stays in the order in which it was found."""
+    ranks = ("error", "warning", "ok")
+    return sorted(problems, key=lambda problem: (ranks.index(problem.severity), problem.node))
 
 
 def judge_inventory(nodes: Sequence[Node], want: Requirements) -> list[Problem]:
@@ -148,7 +149,7 @@ def judge_inventory(nodes: Sequence[Node], want: Requirements) -> list[Problem]:
     return problems
 
 
-def _judge_access(node: Node) -> list[Problem]:
+def judge_access(node: Node) -> list[Problem]:
     """Why a node could not be looked at."""
     text = " ".join(node.failure.split()).removeprefix("Task failed: ")
     if node.unreachable:
@@ -419,9 +420,12 @@ def table(
     width: int = 120,
     title: str = "preflight",
 ) -> str:
-    """The report for a person: a line for each node, the plan, then each problem with what is wanted and what to do."""
-    errors = sum(problem.severity == "error" for problem in problems)
-    warnings = len(problems) - errors
+    """The report for a person: a line for each node, the plan, then each problem with what is wanted and what to do.
+
+    What is well is only counted.
+    """
+    number = Counter(problem.severity for problem in problems)
+    problems = [problem for problem in problems if problem.severity != "ok"]
     names = [*summary, *(problem.node for problem in problems)]
     column = max((len(name) for name in names), default=0)
     lines = [f"{name:{column}}  {text}"[:width] for name, text in summary.items()]
@@ -435,7 +439,8 @@ def table(
             lines.append(f"{head}{problem.found}")
             lines.append(f"{'':{len(head)}}wanted: {problem.wanted}")
             lines.append(f"{'':{len(head)}}remedy: {problem.remedy}")
-    lines += ["", f"{title}: {_count(errors, 'error')}, {_count(warnings, 'warning')}"]
+    well = f", {number['ok']} ok" if number["ok"] else ""
+    lines += ["", f"{title}: {_count(number['error'], 'error')}, {_count(number['warning'], 'warning')}{well}"]
     return "\n".join(lines).lstrip("\n")
 
 

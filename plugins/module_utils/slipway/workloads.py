@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 
 NODES = "/api/v1/nodes"
@@ -48,6 +49,14 @@ class Wanted:
     expect: tuple[tuple[str, str, str], ...] = ()
     jobs: bool = False
     version: str = ""
+
+
+def parse_expected(text: str) -> tuple[str, str, str]:
+    """Split `namespace/Kind/name`. Raises SlipwayError."""
+    parts = text.split("/")
+    if len(parts) != 3 or not all(parts) or parts[1] not in KINDS:
+        raise SlipwayError(f"expect: {text!r} must be namespace/Kind/name with a kind of {', '.join(KINDS)}")
+    return parts[0], parts[1], parts[2]
 
 
 def _count(source: Mapping[str, Any], key: str) -> int:

@@ -15,11 +15,10 @@ from ansible.module_utils.slipway.workloads import (
     evidence,
     judge,
     judge_node,
+    parse_expected,
     pod_fault,
     unready,
 )
-
-from modules.workloads_ready import parse_expected
 
 from .fakes import FakeKube
 
