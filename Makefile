@@ -3,8 +3,8 @@
 SITE ?= lab
 export SITE SOURCE BUNDLE ANSIBLE_ARGS
 
-.PHONY: help up verify test down lint bundle bench lock unit scenario e2e
+.PHONY: help up verify doctor test down lint bundle bench lock unit scenario e2e
 help:
 	@bin/slipway help
-up verify test down lint bundle bench lock unit scenario e2e:
+up verify doctor test down lint bundle bench lock unit scenario e2e:
 	@bin/slipway $@
