@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import json
 import os
@@ -141,6 +142,32 @@ def test_second_run_changes_nothing(site: Site) -> None:
     assert set(run.changed()) >= {*site.nodes, "localhost"}
     assert set(run.changed().values()) == {0}, run.changed_tasks()
     assert starts(site) == before
+
+
+def doctor(site: Site, status: int, arguments: str = "") -> set[tuple[str, str, str]]:
+    """Run `make doctor`, which must end so; return severity, node and check of what it found."""
+    run = site.run("make", "doctor", ANSIBLE_ARGS=arguments)
+    assert run.status == status, run.output[-6000:]
+    assert set(run.changed().values()) == {0}
+    report = json.loads((STATE / "doctor.json").read_text())
+    assert report["ok"] is (status == 0)
+    for problem in report["problems"]:
+        assert problem["severity"] == "ok" or problem["remedy"] in run.output, problem
+    return {(problem["severity"], problem["node"], problem["check"]) for problem in report["problems"]}
+
+
+def test_doctor_finds_no_error(site: Site) -> None:
+    """On a healthy site it says what it has looked at, of every node and of the cluster."""
+    found = doctor(site, 0)
+    looked = {(node, check) for _, node, check in found}
+    for node in site.nodes:
+        assert looked >= {
+            (node, check) for check in ("k3s", "certificates", "disk", "memory", "clock", "secret files", "node")
+        }
+    assert looked >= {("server-1", check) for check in ("API", "etcd", "snapshots")}
+    checks = ("etcd members", "front door", "version", "workloads", "pods", "claims", "issued certificates", "images")
+    # Nothing of these depends on the machine below the lab.
+    assert found >= {("ok", "cluster", check) for check in checks} | {("ok", "controller", "kubeconfig")}
 
 
 def test_check_mode_predicts(site: Site) -> None:
@@ -410,6 +437,34 @@ def test_gpu_operator_comes_off_and_back(site: Site) -> None:
     run = site.playbook("platform", *ONLY_GPUS)
     assert run.status == 0, run.output[-4000:]
     assert {name: gpus for name, (gpus, _) in gpu_nodes(site).items()} == {"server-1": 2, "agent-1": 2}
+
+
+def test_doctor_names_faults(site: Site) -> None:
+    """A stopped agent, a cordoned node, a token that everybody may read, an image of nobody's: each is named, and gone once mended."""
+    metrics = ["deployment/metrics-server", "-n", "kube-system"]
+
+    def kubectl(*words: str) -> None:
+        subprocess.run([*site.kubectl_words(), *words], check=True, capture_output=True)
+
+    with contextlib.ExitStack() as mended:
+        kubectl("set", "image", *metrics, "*=localhost/foreign:1")
+        mended.callback(kubectl, "rollout", "undo", *metrics)
+        kubectl("cordon", "agent-1")
+        mended.callback(kubectl, "uncordon", "agent-1")
+        site.ssh("server-1", "chmod 644 /etc/rancher/k3s/token")
+        mended.callback(site.ssh, "server-1", "chmod 600 /etc/rancher/k3s/token")
+        site.ssh("agent-1", "systemctl stop k3s-agent")
+        mended.callback(site.ssh, "agent-1", "systemctl start k3s-agent")
+        assert doctor(site, 2) >= {
+            ("error", "agent-1", "k3s"),
+            ("error", "server-1", "secret files"),
+            ("error", "cluster", "workloads"),
+            ("warning", "agent-1", "cordoned"),
+            ("warning", "cluster", "images"),
+        }
+    kubectl("rollout", "status", *metrics, "--timeout=60s")
+    # Where the agent was away for long its pods come back a moment after it.
+    doctor(site, 0, "-e doctor_settle_seconds=60")
 
 
 def interrupt_helm(site: Site) -> None:
