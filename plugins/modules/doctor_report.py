@@ -18,9 +18,8 @@ options:
     elements: dict
     default: []
   limits:
-    description: Thresholds, as the defaults of the role C(doctor) without its prefix.
+    description: Thresholds, as the defaults of the role C(doctor) without its prefix. Those that are left out have the role's defaults.
     type: dict
-    default: {}
   kubeconfig:
     description: Path of the kubeconfig file; it need not be there.
     type: path
@@ -108,7 +107,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -130,6 +129,8 @@ from ansible.module_utils.slipway.workloads import Wanted, await_ready, parse_ex
 API_SECONDS = 10
 API_PORT = 6443
 Connect = Callable[..., Kube]
+# On a command line they are given as texts.
+LIMITS = {each.name: {"type": each.type, "default": each.default} for each in fields(Limits)}
 
 
 def archive_images(path: Path) -> list[str]:
@@ -254,10 +255,7 @@ def read_cluster(kube: Kube, params: dict[str, Any], nodes: Sequence[Node], look
 def run(params: dict[str, Any], client: Connect = KubeClient) -> dict[str, Any]:
     """The module's result. Raises SlipwayError, OSError when the report itself cannot be made."""
     now = utc_now()
-    try:
-        limits = Limits(**params["limits"])
-    except TypeError as error:
-        raise SlipwayError(f"limits: {error}") from error
+    limits = Limits(**params["limits"])
     nodes = [
         Node(**{**item, "kubelet_args": tuple(item["kubelet_args"]), "disable": (), "gpus": Declared()})
         for item in params["nodes"]
@@ -303,7 +301,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "nodes": {"type": "list", "elements": "dict", "default": []},
-            "limits": {"type": "dict", "default": {}},
+            "limits": {"type": "dict", "options": LIMITS, "apply_defaults": True},
             "kubeconfig": {"type": "path", "required": True},
             "kubectl": {"type": "str", "default": "kubectl"},
             "playbook": {"type": "str", "default": "ansible-playbook playbooks/"},

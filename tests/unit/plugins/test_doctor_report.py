@@ -19,6 +19,7 @@ from ansible.module_utils.slipway.workloads import await_ready
 from modules import doctor_report
 
 from .authorities import Made, make
+from .conftest import PLUGINS
 from .fakes import FakeKube, run_module
 from .test_doctor import VERSION, node
 
@@ -258,6 +259,16 @@ def test_limits_are_the_roles(params: dict[str, Any]) -> None:
     assert {each.check for each in run(params)[0]} == {"certificates", "kubeconfig", "front door"}
     result = run_module(doctor_report, {**params, "limits": {"nonsense": 1}})
     assert result["failed"] and "nonsense" in result["msg"]
+    # As from a command line; there is no API.
+    Path(params["kubeconfig"]).unlink()
+    result = run_module(doctor_report, {**params, "limits": {"snapshot_hours": "5.5", "restarts": "3"}})
+    assert {each["check"] for each in result["problems"] if each["severity"] != "ok"} == {"API", "snapshots"}
+
+
+def test_the_roles_defaults_are_the_modules() -> None:
+    defaults = yaml.safe_load((PLUGINS / "../roles/doctor/defaults/main.yml").read_text())
+    limits = {f"doctor_{name}": option["default"] for name, option in doctor_report.LIMITS.items()}
+    assert limits == {name: value for name, value in defaults.items() if name != "doctor_settle_seconds"}
 
 
 def test_the_table_has_faults_only_and_counts_the_rest() -> None:
