@@ -53,9 +53,17 @@ class ActionModule(Normal):  # type: ignore[misc]
     def _nodes(self, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The hosts of the play and of the inventory's groups, by name, with what their probes have found."""
         hostvars, groups = variables["hostvars"], variables["groups"]
+        absent = set(_get(hostvars[variables["inventory_hostname"]], "slipway_absent_names", []))
         asked = set(variables["ansible_play_hosts_all"])
         hosts = sorted({*asked, *(host for name in GROUPS for host in groups.get(name, []))})
-        return [{**_node(host, hostvars[host], groups, self.probe), "asked": host in asked} for host in hosts]
+        return [
+            {
+                **_node(host, hostvars[host], groups, self.probe),
+                "asked": host in asked - absent,
+                "absent": host in absent,
+            }
+            for host in hosts
+        ]
 
     def _show(self, result: dict[str, Any]) -> dict[str, Any]:
         """Print the module's table, and return the result: failed where there is an error."""

@@ -259,6 +259,7 @@ def run(params: dict[str, Any], client: Connect = KubeClient) -> dict[str, Any]:
     nodes = [
         Node(**{**item, "kubelet_args": tuple(item["kubelet_args"]), "disable": (), "gpus": Declared()})
         for item in params["nodes"]
+        if not item["absent"]
     ]
     look = Look(CONTROLLER)
     version, images = read_bundle(Path(params["bundle"]), look)

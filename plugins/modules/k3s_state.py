@@ -7,8 +7,12 @@ DOCUMENTATION = r"""
 module: k3s_state
 short_description: Report the k3s installation of a node
 description:
-  - Reads files and the service manager only; changes nothing and needs no running API.
-options: {}
+  - Reads files and the service manager, and asks a server that runs for the nodes of its cluster. Changes nothing.
+options:
+  patience:
+    description: Seconds to wait for an answer of this machine's server. 0 asks once.
+    type: int
+    default: 0
 author: [Slipway]
 """
 
@@ -26,6 +30,11 @@ state:
   contains:
     role: {description: "V(server), V(agent) or empty when no unit of ours is there", type: str}
     active: {description: Whether the service has signalled that it is ready, type: bool}
+    members:
+      description: >-
+        The nodes of the cluster, as this server lists them: name, server, ready, votes and reason of each. Null where no server runs here or
+        its API does not answer.
+      type: list
     has_data: {description: Whether this node holds a member of an embedded etcd, type: bool}
     has_password: {description: Whether the node holds the password by which servers know it again, type: bool}
     server_url: {description: The server that the node's configuration joins or empty, type: str}
@@ -33,13 +42,18 @@ state:
     started: {description: Version that the service was last started with, or empty where nobody has noted it, type: str}
 """
 
+import contextlib
 import json
 import subprocess
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.k3s import BINARY, MARKER, UNITS, binary_version
+from ansible.module_utils.slipway.k3s_members import ask
 
 
 def read_state(root: Path = Path("/")) -> dict[str, Any]:
@@ -66,17 +80,32 @@ def read_state(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
+def is_active(role: str) -> bool:
+    """Whether the service has signalled that it is ready."""
+    answer = subprocess.run(["systemctl", "is-active", UNITS[role]], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() == "active"
+
+
+def read_life(role: str, patience: float) -> dict[str, Any]:
+    """Whether the service is active, and what a server lists; asks for `patience` seconds until it does."""
+    end = time.monotonic() + patience
+    while True:
+        active = bool(role) and is_active(role)
+        members = None
+        if active and role == "server":
+            # Without a quorum its API answers nothing, or an error.
+            with contextlib.suppress(SlipwayError):
+                members = [asdict(member) for member in ask()]
+        if role != "server" or members is not None or time.monotonic() >= end:
+            return {"active": active, "members": members}
+        time.sleep(1)
+
+
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={"patience": {"type": "int", "default": 0}}, supports_check_mode=True)
     state = read_state()
-    active = False
-    if state["role"]:
-        answer = subprocess.run(
-            ["systemctl", "is-active", UNITS[state["role"]]], capture_output=True, text=True, check=False
-        )
-        active = answer.stdout.strip() == "active"
-    module.exit_json(changed=False, state={**state, "active": active})
+    module.exit_json(changed=False, state={**state, **read_life(state["role"], module.params["patience"])})
 
 
 if __name__ == "__main__":

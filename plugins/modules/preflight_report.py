@@ -212,6 +212,7 @@ def judge_plan(params: dict[str, Any], nodes: list[Node], bundle: bool) -> tuple
         for each in params["images"]
         if Path(each["src"]).is_file()
     ]
+    nodes = [node for node in nodes if not node.absent]
     rooms = [capacity.room_of(node, needs, cluster, images) for node in nodes]
     claims = capacity.known_claims(nodes, cluster)
     data = {"needs": [asdict(need) for need in needs], "nodes": [asdict(room) for room in rooms]}

@@ -1,7 +1,8 @@
-"""What k3s is called on a node, and which version it is. Runs on nodes: standard library only, Python 3.8 or newer."""
+"""What k3s is called on a node, which version it is, and what it answers. Runs on nodes: standard library only, Python 3.8 or newer."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -57,6 +58,24 @@ def binary_version(path: str = BINARY) -> str:
     # k3s version v1.35.8+k3s1 (0123abcd)
     words = answer.stdout.split()
     return words[2] if words[:2] == ["k3s", "version"] and len(words) > 2 else ""
+
+
+def kubectl(*words: str, timeout: float = 15) -> str:
+    """What `k3s kubectl WORDS...` prints, asked of the server that runs on this machine, as its administrator.
+
+    Nodes have no client library of the API. `timeout` is in seconds. Raises SlipwayError with what kubectl says.
+    """
+    # Its cache would stay on the node.
+    environment = {**os.environ, "KUBECACHEDIR": "/run/k3s/kubectl-cache"}
+    try:
+        answer = subprocess.run(
+            [BINARY, "kubectl", *words], env=environment, capture_output=True, text=True, check=False, timeout=timeout
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlipwayError(f"k3s kubectl {words[0]}: {error}") from error
+    if answer.returncode:
+        raise SlipwayError(" ".join(answer.stderr.split()) or f"k3s kubectl {words[0]} ended with {answer.returncode}")
+    return answer.stdout
 
 
 def may_go_back(role: str, old: str, new: str, came_up: bool) -> bool:

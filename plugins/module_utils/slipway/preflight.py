@@ -52,7 +52,8 @@ class Problem:
 class Node:
     """A host of the inventory and what came of looking at it.
 
-    `failure` says why there is no probe. A host that was not `asked` (left out by --limit) counts for the inventory only.
+    `failure` says why there is no probe. A host that was not `asked` (left out by --limit) counts for the inventory only; one that is
+    declared `absent` is gone for good, and nothing is asked of it.
     `offset` and `error` are seconds of the clock against the controller's, None where unknown.
     `kubelet_args` are the node's kubelet-arg entries, `backend` its flannel backend, `disable` the packaged components that the
     site leaves out, `gpus` what is declared of its GPUs.
@@ -65,6 +66,7 @@ class Node:
     failure: str = ""
     unreachable: bool = False
     asked: bool = True
+    absent: bool = False
     offset: float | None = None
     error: float = 0.0
     kubelet_args: tuple[str, ...] = ()
@@ -97,6 +99,8 @@ class Release:
 def judge(nodes: Sequence[Node], want: Requirements, release: Release) -> list[Problem]:
     """All problems of all nodes and of the inventory, errors first, then by node."""
     problems = judge_inventory(nodes, want)
+    nodes = [node for node in nodes if not node.absent]
+    problems += _judge_quorum(nodes)
     for node in nodes:
         problems += _judge_declaration(node)
         if node.probe is not None:
@@ -124,13 +128,20 @@ def judge_inventory(nodes: Sequence[Node], want: Requirements) -> list[Problem]:
         return Problem("error", node, "inventory", found, wanted, remedy)
 
     problems: list[Problem] = []
-    servers = [node for node in nodes if "server" in node.role.split("+")]
-    if not servers:
+    servers = [node for node in nodes if _is_server(node)]
+    gone = [node.name for node in servers if node.absent]
+    count = len(servers) - len(gone)
+    if not count:
         problems.append(error(CONTROLLER, "group server has no host", "1, 3 or 5 servers", "name one in hosts.yml"))
-    elif len(servers) % 2 == 0 and not want.allow_even_servers:
-        found = f"group server has {len(servers)} hosts"
+    elif count % 2 == 0 and not want.allow_even_servers:
+        found = f"group server has {count} hosts" + (f" without {', '.join(gone)}" if gone else "")
+        wanted = (
+            f"an odd number: {count} servers survive the loss of {(count - 1) // 2}, no more than {count - 1} would"
+        )
         remedy = "add or remove one; while one is being replaced: -e preflight_allow_even_servers=true"
-        problems.append(error(CONTROLLER, found, "an odd number, so that a majority survives a loss", remedy))
+        # Whoever has lost one must be able to run what is left.
+        severity = "warning" if gone else "error"
+        problems.append(Problem(severity, CONTROLLER, "inventory", found, wanted, remedy))
     for node in nodes:
         if "+" in node.role:
             found = f"in the groups {node.role.replace('+', ' and ')}"
@@ -149,12 +160,33 @@ def judge_inventory(nodes: Sequence[Node], want: Requirements) -> list[Problem]:
     return problems
 
 
+def _is_server(node: Node) -> bool:
+    return "server" in node.role.split("+")
+
+
+def _judge_quorum(nodes: Sequence[Node]) -> list[Problem]:
+    """A cluster of which more than half of the servers cannot be reached."""
+    servers = [node for node in nodes if _is_server(node) and node.asked]
+    away = sorted(node.name for node in servers if node.unreachable)
+    needed = len(servers) // 2 + 1
+    runs = any(node.probe is not None and _installed(node.probe) for node in servers)
+    if not runs or len(servers) - len(away) >= needed:
+        return []
+    found = f"{len(servers) - len(away)} of {len(servers)} servers can be reached, not {', '.join(away)}"
+    wanted = f"at least {needed}: the datastore needs more than half of its members"
+    remedy = "bring one back; if they are lost for good: docs/operations.md, Several servers: Quorum lost"
+    return [Problem("error", CONTROLLER, "quorum", found, wanted, remedy)]
+
+
 def judge_access(node: Node) -> list[Problem]:
     """Why a node could not be looked at."""
     text = " ".join(node.failure.split()).removeprefix("Task failed: ")
     if node.unreachable:
         check, wanted = "reachable", "an SSH connection"
-        remedy = f"try: ssh {node.address or node.name}; a changed host key must be removed from known_hosts on purpose"
+        remedy = (
+            f"try: ssh {node.address or node.name}; a changed host key must be removed from known_hosts on purpose; "
+            f"if the machine is gone for good: slipway_absent: [{node.name}]"
+        )
     elif re.search(r"sudo|become|privilege escalation|password is required", text, re.IGNORECASE):
         check, wanted = "sudo", "sudo without a password, or ansible_become_password"
         remedy = "on the node: visudo, add `USER ALL=(ALL) NOPASSWD: ALL`"
@@ -450,6 +482,8 @@ def _count(number: int, word: str) -> str:
 
 def summary_line(node: Node) -> str:
     """One line about a machine."""
+    if node.absent:
+        return f"{node.role:6}  declared absent"
     if node.probe is None:
         return f"{node.role:6}  {'not looked at' if node.asked else 'left out by --limit'}"
     probe = node.probe

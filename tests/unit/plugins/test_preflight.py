@@ -197,6 +197,38 @@ def test_inventory() -> None:
     ]
 
 
+def test_an_even_number_of_servers_is_refused_with_the_reason() -> None:
+    (problem,) = judge([node("a"), node("b"), node("c"), node("d")], WANT, RELEASE)
+    assert problem.wanted == "an odd number: 4 servers survive the loss of 1, no more than 3 would"
+    assert "preflight_allow_even_servers" in problem.remedy
+
+
+def test_a_machine_that_is_declared_absent_is_left_out() -> None:
+    """It need not answer, and what is left may run although its number is even; another one that does not answer is named with the way."""
+    gone = Node("gone", "server", "10.0.0.9", asked=False, absent=True)
+    assert lines(gone, node("a"), node("b")) == ["warning controller inventory: group server has 2 hosts without gone"]
+    assert lines(gone, node("a"), node("b"), node("c")) == []
+    assert lines(gone) == ["error controller inventory: group server has no host"]
+    assert "declared absent" in summary_line(gone)
+    away = Node("away", "server", "10.0.0.8", failure="timed out", unreachable=True)
+    (problem,) = judge([away, node("a"), node("b")], WANT, RELEASE)
+    assert (problem.severity, problem.node, problem.check) == ("error", "away", "reachable")
+    assert "slipway_absent: [away]" in problem.remedy
+
+
+def test_a_quorum_that_cannot_be_reached_is_named() -> None:
+    away = [Node(name, "server", failure="timed out", unreachable=True) for name in ("b", "c")]
+    installed = node("a", k3s={"state": "ours"})
+    found = "error controller quorum: 1 of 3 servers can be reached, not b, c"
+    assert found in lines(installed, *away)
+    (problem,) = [each for each in judge([installed, *away], WANT, RELEASE) if each.check == "quorum"]
+    assert problem.wanted == "at least 2: the datastore needs more than half of its members"
+    assert "Quorum lost" in problem.remedy
+    # Nothing is installed yet, and no quorum that could be lost.
+    assert found not in lines(node("a"), *away)
+    assert found not in lines(installed, away[0], node("c"))
+
+
 def test_hosts_left_out_by_limit_count_for_the_inventory_only() -> None:
     assert lines(Node("a", "server", asked=False), node("b", "agent")) == []
     assert "left out by --limit" in summary_line(Node("a", "server", asked=False))

@@ -19,6 +19,7 @@ HOSTS = {
     "agent": {
         # Nobody listens there.
         "away": {"ansible_host": "127.0.0.1", "ansible_port": 1},
+        "gone": {"ansible_host": "127.0.0.2", "ansible_port": 1},
         "no-python": {**LOCAL, "ansible_python_interpreter": "/usr/bin/python2"},
         "no-sudo": {**LOCAL, "ansible_become": True, "ansible_become_exe": "/no/sudo", "ansible_become_user": "nobody"},
     },
@@ -42,7 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
     preflight = {"ansible.builtin.import_playbook": str(PROJECT / "playbooks/preflight.yml")}
     (directory / "play.yml").write_text(yaml.safe_dump([preflight, after, {**after, "hosts": "localhost"}]))
     paths = {"slipway_state_dir": str(directory), "slipway_bundle_dir": str(directory / "bundle")}
-    done = run_playbook(directory, "-i", "hosts.yml", "play.yml", "-e", json.dumps(paths))
+    variables = {**paths, "slipway_absent": ["gone"]}
+    done = run_playbook(directory, "-i", "hosts.yml", "play.yml", "-e", json.dumps(variables))
     return done, directory
 
 
@@ -64,6 +66,14 @@ def test_every_problem_is_reported(run: tuple[subprocess.CompletedProcess[str], 
     for problem in report["problems"]:
         assert problem["found"] in done.stdout
     assert f"preflight: {report['errors']} errors" in done.stdout
+
+
+def test_a_machine_that_is_declared_absent_is_not_asked(run: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, directory = run
+    report = json.loads((directory / "report/preflight.json").read_text())
+    assert not [problem for problem in report["problems"] if problem["node"] == "gone"]
+    assert "gone agent declared absent" in " ".join(done.stdout.split())
+    assert [each["name"] for each in report["plan"]["nodes"] if each["name"] == "gone"] == []
 
 
 def test_the_plan_is_made_of_what_the_roles_say(tmp_path: Path) -> None:
