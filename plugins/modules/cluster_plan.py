@@ -80,17 +80,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.k3s_members import ClusterPlan, Member, Server, make_cluster_plan
+from ansible.module_utils.slipway.k3s_members import ClusterPlan, make_cluster_plan, read_server
 
 
 def plan(params: dict[str, Any]) -> ClusterPlan:
     """The plan of a task's options. Raises SlipwayError."""
-    servers = []
-    for name in params["servers"]:
-        state = params["states"][name]
-        members = state["members"]
-        listed = None if members is None else tuple(Member(**member) for member in members)
-        servers.append(Server(name, bool(state["has_data"]), listed))
+    servers = [read_server(name, params["states"][name]) for name in params["servers"]]
     return make_cluster_plan(servers, params["absent"], params["absent_servers"])
 
 

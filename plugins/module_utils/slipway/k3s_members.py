@@ -90,6 +90,14 @@ class Server:
     members: tuple[Member, ...] | None = None
 
 
+def read_server(name: str, state: Mapping[str, Any]) -> Server:
+    """A server in what the module k3s_state says of it."""
+    members = state["members"]
+    return Server(
+        name, bool(state["has_data"]), None if members is None else tuple(Member(**member) for member in members)
+    )
+
+
 @dataclass(frozen=True)
 class ClusterPlan:
     """What a run does with the servers, in order.
@@ -129,6 +137,53 @@ def make_cluster_plan(
         first=tuple(sorted(server.name for server in servers if server.members is None)),
         then=then,
         unsettled=tuple(lagging(members, then)) if len(then) > 1 else (),
+    )
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How a node is taken out of its cluster.
+
+    `asked` is the server that does it, `voters` are those that must be well afterwards, `known` says whether the cluster lists the node,
+    `alive` whether pods can be moved off it in order. `even` is the number of servers that remain if that number is a bad one, else 0.
+    """
+
+    asked: str
+    voters: tuple[str, ...] = ()
+    known: bool = False
+    alive: bool = False
+    even: int = 0
+
+
+def plan_removal(name: str, others: Sequence[Server]) -> Removal:
+    """How to remove the node of that name, given the servers of the site beside it.
+
+    Raises SlipwayError: no other server answers, or the others would be no quorum without it.
+    """
+    running = sorted((server for server in others if server.members is not None), key=lambda server: server.name)
+    if not running:
+        raise SlipwayError(
+            f"No server but {name} answers, so there is no cluster that it could be taken out of. Nothing was changed. Start k3s on another "
+            "server; to take Slipway off the whole site: playbooks/reset.yml."
+        )
+    _require_one_cluster(running)
+    members = {member.name: member for member in running[0].members or ()}
+    node = members.pop(name.lower(), None)
+    stay = [member for member in members.values() if member.server]
+    well = [member.name for member in stay if member.ready and member.votes]
+    if node is not None and node.server and len(well) <= len(stay) // 2:
+        sick = sorted(member.name for member in stay if member.name not in well)
+        raise SlipwayError(
+            f"Without {name} the datastore would have {len(stay)} members, and {', '.join(sick)} cannot be counted on: that is no majority. "
+            "Nothing was changed. Mend them first (playbooks/site.yml), or remove those before."
+        )
+    server = node is not None and node.server
+    return Removal(
+        asked=running[0].name,
+        voters=tuple(sorted(well)) if server else (),
+        known=node is not None,
+        alive=node is not None and node.ready,
+        even=len(stay) if server and len(stay) % 2 == 0 else 0,
     )
 
 

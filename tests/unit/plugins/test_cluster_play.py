@@ -1,105 +1,12 @@
-"""playbooks/cluster.yml as Ansible runs it, with the role's own judgements and a log in place of what it does to machines."""
+"""playbooks/cluster.yml as Ansible runs it: who is touched, in which order."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from .plays import PROJECT, run_playbook
-
-LIVES = {"_k3s_state": "{{ _k3s_state | combine({'members': _k3s_known_members}) }}"}
-
-
-def note(word: str, more: str = "") -> dict[str, Any]:
-    """A task that writes a line to the log."""
-    return {"ansible.builtin.shell": f"echo {word} {{{{ inventory_hostname }}}}{more} >> {{{{ log }}}}"}
-
-
-TASKS: dict[str, list[dict[str, Any]]] = {
-    "survey": [{"ansible.builtin.ping": None}, {"ansible.builtin.set_fact": {"_k3s_state": "{{ state }}"}}],
-    "same_version": [],
-    "files": [],
-    "run": [note("run", " {{ _k3s_join_host or '-' }}"), {"ansible.builtin.set_fact": LIVES}],
-    "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],
-}
-# What runs on nodes says so in the log, and does nothing.
-DOUBLE = """#!/usr/bin/python
-import json
-from ansible.module_utils.basic import AnsibleModule
-
-
-def main():
-    module = AnsibleModule({name: {"type": "raw"} for name in %(options)r}, supports_check_mode=True)
-    with open(%(log)r, "a") as log:
-        log.write(%(name)r + " " + json.dumps(module.params[%(option)r]) + "\\n")
-    module.exit_json(changed=False)
-
-
-main()
-"""
-
-
-def listed(*names: str, votes: bool = True) -> list[dict[str, Any]]:
-    """Servers as k3s_state tells of them."""
-    return [{"name": name, "server": True, "ready": True, "votes": votes, "reason": ""} for name in names]
-
-
-class Stage:
-    """A folder with a site of machines that are none."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / "log"
-        tasks = folder / "roles/k3s/tasks"
-        tasks.mkdir(parents=True)
-        for name, content in TASKS.items():
-            (tasks / f"{name}.yml").write_text(yaml.safe_dump(content))
-        for name in ("vars", "defaults"):
-            (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
-        (tasks / "settle.yml").symlink_to(PROJECT / "roles/k3s/tasks/settle.yml")
-        for role in ("node", "kubeconfig"):
-            (folder / "roles" / role / "tasks").mkdir(parents=True)
-            content = [note("kubeconfig")] if role == "kubeconfig" else []
-            (folder / "roles" / role / "tasks/main.yml").write_text(yaml.safe_dump(content))
-        (folder / "modules").mkdir()
-        for name, option in (("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes")):
-            options = ["servers", "timeout", "name", "nodes", "kubeconfig", "kubectl", "namespaces", "expect"]
-            text = DOUBLE % {"log": str(self.log), "name": name, "option": option, "options": options}
-            (folder / "modules" / f"{name}.py").write_text(text)
-
-    def run(self, states: dict[str, dict[str, Any] | None], absent: tuple[str, ...] = ()) -> tuple[list[str], str]:
-        """Run the playbook on servers in these states (None: dead) and an agent; the log, and what was said unless all went well."""
-        local = {
-            "ansible_connection": "local",
-            "ansible_become": False,
-            "ansible_python_interpreter": sys.executable,
-            "log": str(self.log),
-        }
-        bare = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
-        hosts = {
-            # Nobody listens there.
-            name: {"ansible_host": "127.0.0.1", "ansible_port": 1}
-            if state is None
-            else {**local, "state": {**bare, **state}, "woken": state.get("woken", {**bare, **state})}
-            for name, state in states.items()
-        }
-        groups = {"server": {"hosts": hosts}, "agent": {"hosts": {"agent-1": {**local, "state": bare}}}}
-        (self.folder / "hosts.yml").write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}, sort_keys=False))
-        variables = {
-            "slipway_absent": list(absent),
-            "slipway_bundle": {"versions": {"k3s": "v1.35.8+k3s1"}, "artifacts": []},
-            "slipway_state_dir": str(self.folder),
-        }
-        self.log.write_text("")
-        words = ["-i", "hosts.yml", "-M", str(self.folder / "modules"), str(PROJECT / "playbooks/cluster.yml")]
-        done = run_playbook(self.folder, *words, "-e", json.dumps(variables))
-        said = "" if done.returncode == 0 else " ".join(done.stdout.split())
-        return self.log.read_text().splitlines(), said
+from .stage import Stage, listed
 
 
 @pytest.fixture

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from ansible.module_utils.slipway import k3s
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.k3s_members import Member, Server, lagging, make_cluster_plan, read_members
+from ansible.module_utils.slipway.k3s_members import (
+    Member,
+    Removal,
+    Server,
+    lagging,
+    make_cluster_plan,
+    plan_removal,
+    read_members,
+)
 
 from modules import cluster_plan, k3s_node, k3s_state, k3s_voters
 
@@ -104,6 +112,36 @@ def test_a_lost_quorum_is_refused_with_the_next_step() -> None:
     assert "k3s server --cluster-reset" in text and "Quorum lost" in text and "Nothing was changed" in text
     # A server that is alone needs no other's vote: the run repairs it.
     assert make_cluster_plan([Server("a", True)], ["agent-1"]).first == ("a",)
+
+
+def of(name: str, *nodes: dict[str, Any]) -> Server:
+    """A server that lists these Nodes."""
+    return Server(name, True, tuple(read_members(nodes)))
+
+
+def test_how_a_node_is_removed() -> None:
+    everyone = [node(name) for name in ("a", "b", "c")]
+    agent = node("x", server=False)
+    plan = plan_removal("A", [of("c", *everyone, agent), of("b", *everyone, agent), Server("d", False)])
+    assert plan == Removal("b", ("b", "c"), known=True, alive=True, even=2)
+    assert plan_removal("x", [of("a", *everyone, agent)]) == Removal("a", (), known=True, alive=True)
+    # What was interrupted after its Node had gone, and what never joined.
+    assert plan_removal("x", [of("a", *everyone)]) == Removal("a")
+    dead = node("a", ready="Unknown", voter="False")
+    assert not plan_removal("a", [of("b", dead, *everyone[1:])]).alive
+
+
+def test_a_removal_leaves_a_majority() -> None:
+    dead = [node(name, ready="False", voter="False") for name in ("d", "e")]
+    everyone = [node(name) for name in ("a", "b", "c")] + dead
+    # Of five members three are enough for the four that remain, two are not.
+    assert plan_removal("d", [of("a", *everyone)]).voters == ("a", "b", "c")
+    with pytest.raises(
+        SlipwayError, match="Without a the datastore would have 4 members, and d, e cannot be counted on"
+    ):
+        plan_removal("a", [of("b", *everyone)])
+    with pytest.raises(SlipwayError, match="No server but a answers"):
+        plan_removal("a", [Server("b", True)])
 
 
 def test_the_plan_of_states() -> None:

@@ -1,0 +1,138 @@
+"""A site of machines that are none: playbooks run with the roles' own judgements, and a log in place of what they do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .plays import PROJECT, run_playbook
+
+LIVES = {"_k3s_state": "{{ _k3s_state | combine({'members': _k3s_known_members}) }}"}
+
+
+def note(word: str, more: str = "") -> dict[str, Any]:
+    """A task that writes a line to the log."""
+    return {"ansible.builtin.shell": f"echo {word} {{{{ inventory_hostname }}}}{more} >> {{{{ log }}}}"}
+
+
+TASKS: dict[str, list[dict[str, Any]]] = {
+    "survey": [
+        {"ansible.builtin.ping": None},
+        {"ansible.builtin.set_fact": {"_k3s_state": "{{ state }}"}, "when": "state is defined"},
+    ],
+    "same_version": [],
+    "files": [],
+    "run": [note("run", " {{ _k3s_join_host or '-' }}"), {"ansible.builtin.set_fact": LIVES}],
+    "stop": [note("stop")],
+    "uninstall": [note("uninstall")],
+    "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],
+}
+# What runs on nodes says so in the log, and does nothing.
+DOUBLE = """#!/usr/bin/python
+import json
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main():
+    module = AnsibleModule({name: {"type": "raw"} for name in %(options)r}, supports_check_mode=True)
+    with open(%(log)r, "a") as log:
+        log.write(%(name)r + " " + json.dumps(module.params[%(option)r]) + "\\n")
+    module.exit_json(changed=False)
+
+
+main()
+"""
+
+
+def listed(*names: str, votes: bool = True) -> list[dict[str, Any]]:
+    """Servers as k3s_state tells of them."""
+    return [{"name": name, "server": True, "ready": True, "votes": votes, "reason": ""} for name in names]
+
+
+# Each with the option that its line in the log names.
+DOUBLES = (("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state"))
+OPTIONS = [
+    "servers",
+    "timeout",
+    "name",
+    "patience",
+    "nodes",
+    "kubeconfig",
+    "kubectl",
+    "namespaces",
+    "expect",
+    "node",
+    "state",
+]
+OPTIONS += ["unmanaged_pods", "empty_dirs"]
+
+
+class Stage:
+    """A folder with a site of machines that are none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.output = ""
+        tasks = folder / "roles/k3s/tasks"
+        tasks.mkdir(parents=True)
+        for name, content in TASKS.items():
+            (tasks / f"{name}.yml").write_text(yaml.safe_dump(content))
+        for name in ("vars", "defaults"):
+            (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
+        (tasks / "settle.yml").symlink_to(PROJECT / "roles/k3s/tasks/settle.yml")
+        for path in (
+            "node/tasks/main",
+            "node/tasks/uninstall",
+            "kubeconfig/tasks/main",
+            "gpu_operator/tasks/uninstall_node",
+        ):
+            file = folder / f"roles/{path}.yml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(yaml.safe_dump([note("kubeconfig")] if path.startswith("kubeconfig") else []))
+        (folder / "modules").mkdir()
+        for name, option in DOUBLES:
+            text = DOUBLE % {"log": str(self.log), "name": name, "option": option, "options": OPTIONS}
+            (folder / "modules" / f"{name}.py").write_text(text)
+
+    def run(
+        self,
+        states: dict[str, dict[str, Any] | None],
+        absent: tuple[str, ...] = (),
+        playbook: str = "cluster",
+        variables: dict[str, str] | None = None,
+    ) -> tuple[list[str], str]:
+        """Run a playbook on servers in these states (None: dead) and an agent; the log, and what was said unless all went well."""
+        local = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": sys.executable,
+            "log": str(self.log),
+        }
+        bare = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
+        hosts = {
+            # Nobody listens there.
+            name: {"ansible_host": "127.0.0.1", "ansible_port": 1}
+            if state is None
+            else {**local, "state": {**bare, **state}, "woken": state.get("woken", {**bare, **state})}
+            for name, state in states.items()
+        }
+        groups = {"server": {"hosts": hosts}, "agent": {"hosts": {"agent-1": {**local, "state": bare}}}}
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}, sort_keys=False))
+        words = {
+            **(variables or {}),
+            "slipway_absent": list(absent),
+            "slipway_site": "site",
+            "slipway_bundle": {"versions": {"k3s": "v1.35.8+k3s1"}, "artifacts": []},
+            "slipway_state_dir": str(self.folder),
+        }
+        self.log.write_text("")
+        command = ["-i", "hosts.yml", "-M", str(self.folder / "modules"), str(PROJECT / f"playbooks/{playbook}.yml")]
+        done = run_playbook(self.folder, *command, "-e", json.dumps(words))
+        self.output = done.stdout
+        said = "" if done.returncode == 0 else " ".join(done.stdout.split())
+        return self.log.read_text().splitlines(), said
