@@ -50,11 +50,18 @@ class Run:
 
 @dataclass
 class Site:
-    """The lab site, driven by the commands of the README."""
+    """A lab site, driven by the commands of the README; `inventory` is a folder."""
 
     logs: Path
     nodes: dict[str, str]
+    name: str = "lab"
+    inventory: Path = Path("inventories/lab")
     runs: list[Run] = field(default_factory=list)
+
+    @property
+    def state(self) -> Path:
+        """What the site leaves on the controller."""
+        return PROJECT / ".slipway" / self.name
 
     def start(self, *command: str, **environment: str) -> tuple[subprocess.Popen[str], Path]:
         """Start `command` in a session of its own; return the process and the file its output goes to."""
@@ -93,7 +100,7 @@ class Site:
     def playbook_words(self, name: str, *arguments: str) -> list[str]:
         """Return the command line of the playbook `name`."""
         command = str(Path(sys.executable).parent / "ansible-playbook")
-        return [command, "-i", "inventories/lab", f"playbooks/{name}.yml", *arguments]
+        return [command, "-i", str(self.inventory), f"playbooks/{name}.yml", *arguments]
 
     def playbook(self, name: str, *arguments: str) -> Run:
         """Run the playbook `name` as an operator would who left make aside."""
@@ -134,9 +141,9 @@ class Site:
             "-F",
             "none",
             "-i",
-            str(STATE / "ssh/id_ed25519"),
+            str(self.state / "ssh/id_ed25519"),
             "-o",
-            f"UserKnownHostsFile={STATE / 'known_hosts'}",
+            f"UserKnownHostsFile={self.state / 'known_hosts'}",
         ]
         return subprocess.run(
             ["ssh", *options, "-o", "BatchMode=yes", f"ops@{self.nodes[node]}", "sudo", "bash", "-s"],
@@ -148,7 +155,7 @@ class Site:
 
     def kubectl_words(self) -> list[str]:
         """Return the command line that kubectl on this site begins with."""
-        return [str(STATE / "bundle/bin/kubectl"), "--kubeconfig", str(STATE / "kubeconfig")]
+        return [str(self.state / "bundle/bin/kubectl"), "--kubeconfig", str(self.state / "kubeconfig")]
 
     def apply(self, manifest: dict[str, Any]) -> None:
         """Apply an object to the site."""

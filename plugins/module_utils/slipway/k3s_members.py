@@ -127,7 +127,9 @@ def make_cluster_plan(
     if holders and not running and len(servers) + len(absent_servers) > 1:
         raise SlipwayError(_no_quorum(holders, len(servers) + len(absent_servers), absent_servers))
     if not running:
-        return ClusterPlan(first=tuple(sorted(server.name for server in servers)))
+        names = tuple(sorted(server.name for server in servers))
+        # The one that began must know another one: removed from the cluster by anybody, it would begin a second one at its next start.
+        return ClusterPlan(first=names, then=names[:1] if len(names) > 1 else ())
     then = tuple(server.name for server in running)
     members = running[0].members or ()
     gone = {name.lower() for name in absent}

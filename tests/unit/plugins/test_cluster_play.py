@@ -26,6 +26,7 @@ def test_servers_of_a_new_cluster_join_one_another(stage: Stage) -> None:
         "run a -",
         "run b a",
         "run c a",
+        "run a b",
         "run agent-1 a",
         "kubeconfig a",
         'workloads_ready ["c", "b", "a", "agent-1"]',

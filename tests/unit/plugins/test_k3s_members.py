@@ -66,7 +66,9 @@ def test_who_cannot_be_counted_on() -> None:
 
 def test_a_new_cluster_begins_with_the_first_by_name() -> None:
     plan = make_cluster_plan([Server("c", False), Server("a", False), Server("b", False)])
-    assert (plan.asked, plan.first, plan.then) == ("", ("a", "b", "c"), ())
+    # It is told of another one as soon as there is one.
+    assert (plan.asked, plan.first, plan.then) == ("", ("a", "b", "c"), ("a",))
+    assert make_cluster_plan([Server("a", False)]).then == ()
 
 
 def test_what_joins_or_comes_up_again_is_before_what_runs() -> None:

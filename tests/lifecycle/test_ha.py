@@ -1,0 +1,239 @@
+"""Several servers: they join, one is lost for good and replaced, a node is removed, while a client asks on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import PROJECT, Run, Site
+from .test_upgrade import PORT, Client, deployment, said, start
+
+pytestmark = pytest.mark.timeout(2400)
+
+NAME = "lab-ha"
+# The suite's part for a site without components runs once; the other runs leave it out.
+QUICK = ("--skip-tags", "verify")
+# A client that asks the nodes which stay five times a second may lose so many requests while the first server dies and is replaced.
+MAY_BE_LOST = 5
+
+
+class Servers:
+    """The site in an inventory of the test's own, which changes."""
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self.folder = folder / NAME
+        self.folder.mkdir()
+        shipped = PROJECT / "inventories" / NAME
+        (self.folder / "group_vars").symlink_to(shipped / "group_vars")
+        self.groups = yaml.safe_load((shipped / "hosts.yml").read_text())["k3s_cluster"]["children"]
+        self.site = Site(logs, {}, NAME, self.folder)
+        self.write()
+
+    def write(self) -> None:
+        """Write the inventory."""
+        text = yaml.safe_dump({"k3s_cluster": {"children": self.groups}}, sort_keys=False)
+        (self.folder / "hosts.yml").write_text(text)
+        groups = self.groups.values()
+        self.site.nodes = {name: host["ansible_host"] for group in groups for name, host in group["hosts"].items()}
+
+    @property
+    def servers(self) -> dict[str, dict[str, str]]:
+        """Name and variables of each server."""
+        hosts: dict[str, dict[str, str]] = self.groups["server"]["hosts"]
+        return hosts
+
+    def reorder(self) -> None:
+        """Name the same hosts in the opposite order."""
+        self.groups["server"]["hosts"] = dict(reversed(self.servers.items()))
+        self.groups = dict(reversed(self.groups.items()))
+        self.write()
+
+    def machines(self, without: str = "") -> None:
+        """Start the machines that the inventory names and that are not there yet, but for one that is lost."""
+        groups = {
+            group: {"hosts": {name: host for name, host in content["hosts"].items() if name != without}}
+            for group, content in self.groups.items()
+        }
+        path = self.folder.parent / "machines.yml"
+        path.write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}))
+        self.site.lab("up", "--site", NAME, "--inventory", str(path))
+
+    def voters(self) -> list[str]:
+        """Names of the Nodes that are Ready and vote."""
+        found = []
+        for item in self.site.kubectl("get", "nodes", "-l", "node-role.kubernetes.io/etcd=true")["items"]:
+            conditions = {each["type"]: each["status"] for each in item["status"]["conditions"]}
+            if (conditions["Ready"], conditions.get("EtcdIsVoter")) == ("True", "True"):
+                found.append(item["metadata"]["name"])
+        return sorted(found)
+
+    def succeeds(self, name: str, *words: str) -> Run:
+        """Run a playbook that must not fail."""
+        run = self.site.playbook(name, *words)
+        assert run.status == 0, run.output[-6000:]
+        return run
+
+    def changes_nothing(self, *words: str) -> None:
+        """Run site.yml, which must find nothing to do."""
+        run = self.succeeds("site", *QUICK, *words)
+        assert set(run.changed().values()) == {0}, run.changed_tasks()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Three servers and an agent, installed; removed at the end, however the tests went."""
+    servers = Servers(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("logs"))
+    site = servers.site
+    try:
+        assert site.run("make", "bundle", SITE=NAME).status == 0
+        servers.machines()
+        yield servers
+    finally:
+        site.run("make", "down", SITE=NAME)
+
+
+def starts(site: Site, names: list[str]) -> dict[str, str]:
+    """Return when k3s was started on each server."""
+    return {name: site.ssh(name, "systemctl show -p ExecMainStartTimestampMonotonic k3s") for name in names}
+
+
+def steps(run: Run) -> list[tuple[str, str]]:
+    """Return what was done where, in order."""
+    found, task = [], ""
+    for line in run.output.splitlines():
+        if match := re.match(r"TASK \[(?:\S+ : )?(.*?)\] \*", line):
+            task = match[1]
+        elif match := re.match(r"(?:ok|changed): \[([^]]+)\]", line):
+            found.append((task, match[1].split(" ")[0]))
+    return found
+
+
+def test_servers_join_one_by_one(servers: Servers) -> None:
+    """Each votes before the next one joins, and the suite's part for a bare site passes."""
+    done = steps(servers.succeeds("site"))
+    assert servers.voters() == ["server-1", "server-2", "server-3"]
+    for earlier, later in (("server-1", "server-2"), ("server-2", "server-3")):
+        voted = done.index(("Await the votes of all servers that run", earlier))
+        assert voted < done.index(("Run k3s on these files", later)), done
+
+
+def test_another_order_of_the_inventory_changes_nothing(servers: Servers) -> None:
+    """A second run, with everybody named in the opposite order: no change on any host, nothing restarted."""
+    before = starts(servers.site, list(servers.servers))
+    servers.reorder()
+    servers.changes_nothing()
+    assert starts(servers.site, list(servers.servers)) == before
+
+
+def test_contract_of_several_servers(servers: Servers) -> None:
+    """What the playbooks rely on holds on this site; afterwards all servers vote again."""
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/contract/test_k3s_ha.py"]
+    run = servers.site.run(*words, SLIPWAY_INVENTORY=str(servers.folder / "hosts.yml"))
+    assert run.status == 0, run.output[-8000:]
+    assert " skipped" not in run.output, run.output[-2000:]
+
+
+def test_a_change_goes_over_the_servers_one_at_a_time(servers: Servers) -> None:
+    """Never two at once, as each is ready again before the next one is restarted."""
+    before = starts(servers.site, list(servers.servers))
+    run = servers.succeeds("cluster", "-e", json.dumps({"k3s_tls_sans": ["api.lab-ha.internal"]}))
+    changed = {host: count for host, count in run.changed().items() if count}
+    assert set(changed) == set(servers.servers), run.changed_tasks()
+    after = starts(servers.site, list(servers.servers))
+    assert all(after[name] != before[name] for name in after)
+    script = "systemctl show --timestamp=unix -p ExecMainStartTimestamp -p ActiveEnterTimestamp --value k3s"
+    spans = sorted(
+        sorted(float(line.lstrip("@")) for line in servers.site.ssh(name, script).split()) for name in servers.servers
+    )
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans)), spans
+    assert servers.voters() == sorted(servers.servers)
+    # Back to what the other tests run with.
+    servers.succeeds("cluster")
+
+
+@pytest.fixture
+def client(servers: Servers) -> Iterator[Client]:
+    """A client of a Service whose two pods are not on the server that dies, through the nodes that stay."""
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "polled", "namespace": "default"},
+        "spec": {
+            "type": "NodePort",
+            "selector": {"app": "polled"},
+            "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
+        },
+    }
+    objects = deployment("polled")
+    term = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["server-1"]}
+    affinity = objects[0]["spec"]["template"]["spec"]["affinity"]
+    affinity["nodeAffinity"] = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
+    }
+    start(servers.site, *objects, service)
+    client = Client([servers.site.nodes[name] for name in ("server-2", "server-3", "agent-1")])
+    thread = threading.Thread(target=client.run)
+    thread.start()
+    yield client
+    client.ended.set()
+    thread.join()
+
+
+def pods(site: Site) -> list[tuple[str, int]]:
+    """Identity and restarts of the pods of the client's Service."""
+    found = site.kubectl("get", "pods", "-n", "default", "-l", "app=polled")["items"]
+    return sorted((pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]) for pod in found)
+
+
+def test_the_first_server_is_lost_for_good(servers: Servers, client: Client) -> None:
+    """An unchanged run stops and names it; declared absent and with a new server there are three votes again, and workloads have not noticed."""
+    site, before = servers.site, pods(servers.site)
+    site.lab("fault", "--site", NAME, "--inventory", str(servers.folder / "hosts.yml"), "server-1", "kill")
+
+    refused = site.playbook("site", *QUICK)
+    assert refused.status != 0
+    assert "server-1 reachable" in said(refused), refused.output[-4000:]
+    assert "slipway_absent: [server-1]" in said(refused)
+    assert set(refused.changed().values()) <= {0}, refused.changed_tasks()
+
+    servers.servers["server-4"] = {"ansible_host": "10.77.2.14"}
+    servers.write()
+    servers.machines(without="server-1")
+    words = (*QUICK, "-e", "slipway_absent=server-1")
+    kept = starts(site, ["server-2", "server-3"])
+    servers.succeeds("site", *words)
+    assert servers.voters() == ["server-2", "server-3", "server-4"]
+    names = [item["metadata"]["name"] for item in site.kubectl("get", "nodes")["items"]]
+    assert sorted(names) == ["agent-1", "server-2", "server-3", "server-4"]
+    assert pods(site) == before
+    # Neither a lost server nor a new one is a reason to restart the others.
+    assert starts(site, ["server-2", "server-3"]) == kept
+    servers.changes_nothing("-e", "slipway_absent=server-1")
+    print(json.dumps({"asked": client.asked, "lost": client.lost}))
+    assert client.asked > 100
+    assert len(client.lost) <= MAY_BE_LOST, client.lost
+
+
+def test_a_node_is_removed(servers: Servers) -> None:
+    """It asks first; then the node is out of the cluster and its member out of the datastore, and nothing of k3s is on its machine."""
+    site = servers.site
+    del servers.servers["server-1"]
+    servers.write()
+    refused = site.playbook("remove_node", "-e", "remove_node=server-4")
+    assert refused.status != 0
+    assert f"-e remove_node_confirm={NAME}" in said(refused)
+    run = servers.succeeds("remove_node", "-e", "remove_node=server-4", "-e", f"remove_node_confirm={NAME}")
+    assert "2 servers remain" in said(run)
+    assert servers.voters() == ["server-2", "server-3"]
+    left = site.ssh(
+        "server-4", "ls -d /etc/rancher /usr/local/bin/k3s /etc/systemd/system/k3s.service 2>/dev/null || true"
+    )
+    assert left == ""
