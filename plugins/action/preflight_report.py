@@ -122,6 +122,9 @@ def _node(host: str, variables: Mapping[str, Any], groups: Mapping[str, list[str
             str(item) for part in config if isinstance(part, Mapping) for item in part.get("kubelet-arg") or []
         ],
         "backend": str(_get(variables, "k3s_flannel_backend", _DEFAULT_BACKEND)),
+        "shared": str(_get(variables, "k3s_api_address", ""))
+        if "server" in roles and _get(variables, "api_address_provider", "external") == "keepalived"
+        else None,
         "gpus": {name: value for name in _GPU if (value := _get(variables, f"gpu_operator_{name}", None)) is not None},
     }
 

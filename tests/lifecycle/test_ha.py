@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,9 @@ pytestmark = pytest.mark.timeout(2400)
 NAME = "lab-ha"
 # The suite's part for a site without components runs once; the other runs leave it out.
 QUICK = ("--skip-tags", "verify")
+# Of inventories/lab-ha, and how long the API may be away from it when its holder fails.
+ADDRESS = "10.77.2.10"
+MOVES_WITHIN_S = 20
 # A client that asks the nodes which stay five times a second may lose so many requests while the first server dies and is replaced.
 MAY_BE_LOST = 5
 
@@ -157,6 +162,30 @@ def test_a_change_goes_over_the_servers_one_at_a_time(servers: Servers) -> None:
     assert servers.voters() == sorted(servers.servers)
     # Back to what the other tests run with.
     servers.succeeds("cluster")
+
+
+def holders(servers: Servers) -> list[str]:
+    """Servers that hold the API's address."""
+    return [name for name in servers.servers if f" {ADDRESS}/32 " in servers.site.ssh(name, "ip -oneline address")]
+
+
+def test_the_address_moves_to_a_server_that_answers(servers: Servers) -> None:
+    """One server has the API's address, which the kubeconfig names; when k3s stops there, another one has it, and the API answers."""
+    site = servers.site
+    config = yaml.safe_load((site.state / "kubeconfig").read_text())
+    assert config["clusters"][0]["cluster"]["server"] == f"https://{ADDRESS}:6443"
+    (holder,) = holders(servers)
+    site.ssh(holder, "systemctl stop k3s")
+    try:
+        end = time.monotonic() + MOVES_WITHIN_S
+        words = [*site.kubectl_words(), "get", "--raw", "/readyz", "--request-timeout=2s"]
+        while subprocess.run(words, check=False, capture_output=True).stdout != b"ok":
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        (other,) = holders(servers)
+        assert other != holder
+    finally:
+        site.ssh(holder, "systemctl start k3s")
 
 
 @pytest.fixture

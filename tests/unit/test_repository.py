@@ -60,3 +60,12 @@ def test_no_password_is_written_down() -> None:
         if path.suffix in (".yml", ".yaml", ".j2") and pattern.search(name.sub("", path.read_text()))
     ]
     assert found == []
+
+
+def test_the_table_of_faults_names_tests_that_exist() -> None:
+    """A promise in docs/faults.md has the test that it names."""
+    named = set(re.findall(r"`(test_\w+)`", (PROJECT / "docs/faults.md").read_text()))
+    sources = [path for folder in ("tests", "molecule") for path in (PROJECT / folder).rglob("test_*.py")]
+    there = {name for path in sources for name in re.findall(r"def (test_\w+)\(", path.read_text())}
+    assert len(named) > 20
+    assert named - there == set()

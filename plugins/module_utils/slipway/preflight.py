@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ class Node:
     declared `absent` is gone for good, and nothing is asked of it.
     `offset` and `error` are seconds of the clock against the controller's, None where unknown.
     `kubelet_args` are the node's kubelet-arg entries, `backend` its flannel backend, `disable` the packaged components that the
-    site leaves out, `gpus` what is declared of its GPUs.
+    site leaves out, `gpus` what is declared of its GPUs, `shared` the address that servers keep among themselves (None: they do not).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Node:
     backend: str = "vxlan"
     disable: tuple[str, ...] = ()
     gpus: Declared = field(default_factory=Declared)
+    shared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def judge(nodes: Sequence[Node], want: Requirements, release: Release) -> list[P
     problems += _judge_unique(
         nodes, "machine_id", "on all but one: rm /etc/machine-id && systemd-machine-id-setup, then reboot"
     )
+    problems += _judge_shared_address(nodes)
     problems += judge_clocks(nodes, want.max_clock_skew_seconds)
     return in_order(problems)
 
@@ -176,6 +179,31 @@ def _judge_quorum(nodes: Sequence[Node]) -> list[Problem]:
     wanted = f"at least {needed}: the datastore needs more than half of its members"
     remedy = "bring one back; if they are lost for good: docs/operations.md, Several servers: Quorum lost"
     return [Problem("error", CONTROLLER, "quorum", found, wanted, remedy)]
+
+
+def _judge_shared_address(nodes: Sequence[Node]) -> list[Problem]:
+    """The address that servers keep among themselves by keepalived."""
+    problems: list[Problem] = []
+    servers = [node for node in nodes if node.shared is not None]
+    for address in sorted({node.shared or "" for node in servers}):
+        owners = [node.name for node in nodes if node.address == address]
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError:
+            found = f"k3s_api_address is {address!r}"
+        else:
+            found = f"k3s_api_address {address} is that of {', '.join(owners)}" if owners else ""
+        if found:
+            remedy = "a free address of the servers' network segment; or api_address_provider: external"
+            problems.append(Problem("error", CONTROLLER, "api address", found, "a free IPv4 address", remedy))
+    for node in servers:
+        if node.probe is not None and not node.probe["keepalived"]:
+            install = "apt-get" if node.probe["os"]["id"] in _INITRAMFS else "dnf"
+            remedy = f"{install} install keepalived; or api_address_provider: external"
+            problems.append(
+                Problem("error", node.name, "api address", "no keepalived", "the package keepalived", remedy)
+            )
+    return problems
 
 
 def judge_access(node: Node) -> list[Problem]:

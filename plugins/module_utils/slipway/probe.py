@@ -50,6 +50,8 @@ FOREIGN = {
     "k0s": ("etc/k0s", "var/lib/k0s"),
     "a k3s by its install script": ("usr/local/bin/k3s-uninstall.sh", "usr/local/bin/k3s-agent-uninstall.sh"),
 }
+# Where every distribution has it.
+KEEPALIVED = "usr/sbin/keepalived"
 MARKER = "etc/rancher/k3s/slipway.json"
 DATA_MARKER = "var/lib/rancher/k3s/slipway.json"
 # Written by the module bundle_files.
@@ -305,6 +307,7 @@ def probe(
         "time_sync": time_sync(root),
         "time": time.time(),
         "root": os.geteuid() == 0,
+        "keepalived": (root / KEEPALIVED).exists(),
         "k3s": {**k3s(root), "files": files(root)},
         "gpu": gpu_probe(hardware, release),
     }

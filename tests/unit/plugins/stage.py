@@ -90,6 +90,8 @@ class Stage:
             "node/tasks/uninstall",
             "kubeconfig/tasks/main",
             "gpu_operator/tasks/uninstall_node",
+            "api_address/tasks/main",
+            "api_address/tasks/uninstall",
         ):
             file = folder / f"roles/{path}.yml"
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,7 @@ GOOD: dict[str, Any] = {
     "time_sync": "synchronized",
     "time": 0.0,
     "root": True,
+    "keepalived": False,
     "k3s": {"state": "none", "found": []},
     "gpu": {
         "devices": [],
@@ -227,6 +228,23 @@ def test_a_quorum_that_cannot_be_reached_is_named() -> None:
     # Nothing is installed yet, and no quorum that could be lost.
     assert found not in lines(node("a"), *away)
     assert found not in lines(installed, away[0], node("c"))
+
+
+def test_an_address_that_servers_share() -> None:
+    def server(name: str, shared: str, **changes: Any) -> Node:
+        return replace(node(name, **changes), shared=shared, address=f"10.0.0.{ord(name)}")
+
+    good = [server(name, "10.0.0.9", keepalived=True) for name in ("a", "b", "c")]
+    assert lines(*good) == []
+    assert lines(*good[:2], server("c", "10.0.0.9")) == ["error c api address: no keepalived"]
+    (problem,) = judge([*good[:2], server("c", "10.0.0.9")], WANT, RELEASE)
+    assert problem.remedy == "apt-get install keepalived; or api_address_provider: external"
+    for given, found in (
+        ("api.example", "k3s_api_address is 'api.example'"),
+        ("10.0.0.97", "k3s_api_address 10.0.0.97 is that of a"),
+    ):
+        taken = [server(name, given, keepalived=True) for name in ("a", "b", "c")]
+        assert lines(*taken) == [f"error controller api address: {found}"]
 
 
 def test_hosts_left_out_by_limit_count_for_the_inventory_only() -> None:
