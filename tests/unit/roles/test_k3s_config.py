@@ -102,3 +102,70 @@ def test_what_k3s_deploys_is_awaited_unless_it_is_disabled(tmp_path: Path) -> No
 def test_agents_get_no_key_that_only_servers_know(configs: dict[str, Any]) -> None:
     """`k3s agent` dies of an unknown key."""
     assert set(configs["gpu-a"]) == {"node-name", "node-ip", "token-file", "server", "kubelet-arg"}
+
+
+MEMBERS = [{"name": name, "server": True} for name in ("a", "b", "c")]
+STATES = {
+    # Runs, and began the cluster.
+    "a": {"members": MEMBERS, "has_data": True},
+    # Runs, and was given a server that is gone since.
+    "b": {"members": MEMBERS, "has_data": True, "server_url": "https://10.0.0.9:6443"},
+    # Installed anew around the data of a member.
+    "c": {"members": None, "has_data": True},
+    # Holds the data of a member that was removed meanwhile.
+    "d": {"members": None, "has_data": True},
+    "e": {"members": None, "has_data": False},
+    "gone": None,
+    "x": {"members": None, "has_data": False, "server_url": "https://10.0.0.9:6443"},
+    "y": {"members": None, "has_data": False, "server_url": "https://10.0.0.2:6443"},
+}
+JOINS = """
+- hosts: all
+  gather_facts: false
+  connection: local
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    slipway_absent_names: [gone]
+  tasks:
+    - import_role: {name: k3s, tasks_from: survey}
+      when: false
+    - meta: end_host
+      when: inventory_hostname == 'gone'
+    - set_fact: {_k3s_state: "{{ {'server_url': ''} | combine(state) }}"}
+    - copy:
+        content: "{{ [_k3s_is_member, _k3s_kept_url or _k3s_join_url] | to_json }}"
+        dest: "DEST/{{ inventory_hostname }}.json"
+        mode: "0600"
+"""
+
+
+@pytest.mark.parametrize("order", [sorted(STATES), sorted(STATES, reverse=True)])
+def test_who_joins_whom(tmp_path: Path, order: list[str]) -> None:
+    """Whatever the inventory's order: a server names another one that lives, and who has a good one keeps it."""
+    numbers = {name: number for number, name in enumerate(("a", "b", "c", "d", "e", "x", "y"), 1)} | {"gone": 9}
+    hosts = {name: {"ansible_host": f"10.0.0.{numbers[name]}", "state": STATES[name]} for name in order}
+    groups = {
+        group: {"hosts": {name: host for name, host in hosts.items() if (name in ("x", "y")) is (group == "agent")}}
+        for group in ("server", "agent")
+    }
+    (tmp_path / "hosts.yml").write_text(json.dumps(groups))
+    (tmp_path / "play.yml").write_text(JOINS.replace("DEST", str(tmp_path)))
+    answer = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")],
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    first, second = "https://10.0.0.1:6443", "https://10.0.0.2:6443"
+    assert found == {
+        "a": [True, second],
+        "b": [True, "https://10.0.0.9:6443"],
+        "c": [True, first],
+        "d": [False, first],
+        "e": [False, first],
+        "x": [False, first],
+        "y": [False, second],
+    }
