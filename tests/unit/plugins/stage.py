@@ -11,7 +11,10 @@ import yaml
 
 from .plays import PROJECT, run_playbook
 
-LIVES = {"_k3s_state": "{{ _k3s_state | combine({'members': _k3s_known_members}) }}"}
+# What the role itself does about who is who, when it runs a node.
+RUN = {each["name"]: each for each in yaml.safe_load((PROJECT / "roles/k3s/tasks/run.yml").read_text())}
+MAKE_ROOM = RUN["Make room for a machine that replaces one of this name"]
+COUNT = RUN["Count the node among the live ones"]
 
 
 def note(word: str, more: str = "") -> dict[str, Any]:
@@ -26,7 +29,7 @@ TASKS: dict[str, list[dict[str, Any]]] = {
     ],
     "same_version": [],
     "files": [],
-    "run": [note("run", " {{ _k3s_join_host or '-' }}"), {"ansible.builtin.set_fact": LIVES}],
+    "run": [MAKE_ROOM, note("run", " {{ _k3s_join_host or '-' }}"), COUNT],
     "stop": [note("stop")],
     "uninstall": [note("uninstall")],
     "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],

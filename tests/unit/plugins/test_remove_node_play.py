@@ -42,7 +42,7 @@ def test_a_server_is_removed_in_order(stage: Stage) -> None:
     """Drained, stopped, out of the cluster, the votes of the others awaited, and only then its machine is cleaned."""
     states: dict[str, dict[str, Any] | None] = dict.fromkeys(("a", "b", "c"), lives("a", "b", "c"))
     log, said = remove(stage, states, "a")
-    assert said == ""
+    assert not said, said[-3000:]
     assert log == [
         "kubeconfig b",
         'node_drain "drained"',
@@ -59,7 +59,7 @@ def test_a_dead_server_is_removed_without_it(stage: Stage) -> None:
     dead[0] |= {"ready": False, "votes": False}
     state = {**lives(), "members": dead}
     log, said = remove(stage, {"a": None, "b": state, "c": state}, "a")
-    assert said == ""
+    assert not said, said[-3000:]
     assert log == ["kubeconfig b", 'k3s_node "a"', 'k3s_voters ["b", "c"]']
     assert "wipe it before it is switched on again" in " ".join(stage.output.split())
 
@@ -78,5 +78,5 @@ def test_what_would_cost_the_majority_is_refused(stage: Stage) -> None:
 def test_an_agent_is_removed(stage: Stage) -> None:
     member = {"name": "agent-1", "server": False, "ready": True, "votes": False, "reason": ""}
     log, said = remove(stage, {"a": {**lives(), "members": [*listed("a"), member]}}, "agent-1")
-    assert said == ""
+    assert not said, said[-3000:]
     assert log == ["kubeconfig a", 'node_drain "drained"', "stop agent-1", 'k3s_node "agent-1"', "uninstall agent-1"]
