@@ -73,7 +73,7 @@ NAME = %(name)r
 
 def main():
     known = ["kubeconfig", "kubectl", "node", "state", "unmanaged_pods", "empty_dirs", "timeout", "role", "version", "nodes",
-             "namespaces", "expect", "inputs", "pending"]
+             "namespaces", "expect", "inputs", "pending", "servers"]
     module = AnsibleModule({name: {"type": "raw"} for name in known})
     state = module.params["state"] or ("back" if NAME == "k3s_service" and Path(%(log)r).read_text().count("restored") else "")
     word = (NAME + " " + state).strip()
@@ -122,6 +122,28 @@ def test_a_failure_leaves_the_node_as_it_was_and_stops_the_run(tmp_path: Path, f
     else:
         assert done.returncode == 0, done.stdout
         assert found == calls * 2
+
+
+def test_servers_vote_again_before_the_next_one_is_touched(tmp_path: Path) -> None:
+    """One whose vote does not come back ends the run."""
+    log = tmp_path / "log"
+    log.touch()
+    (tmp_path / "modules").mkdir()
+    for name in ("node_drain", "k3s_binary", "k3s_service", "workloads_ready", "k3s_voters"):
+        text = DOUBLE % {"fails": ["k3s_voters"], "name": name, "log": str(log)}
+        (tmp_path / "modules" / f"{name}.py").write_text(text)
+    play = NODE.replace("hosts: agent", "hosts: server").replace(
+        "{version: v1.35.4+k3s1}", "{version: v1.35.4+k3s1, members: []}"
+    )
+    (tmp_path / "play.yml").write_text(play)
+    (tmp_path / "hosts.yml").write_text(
+        "all: {hosts: {localhost: {ansible_connection: local, _upgrade_plan: {namespaces: []}}}}\n"
+        "server: {hosts: {a: , b: }}\nagent: {hosts: {}}\n"
+    )
+    done = run_playbook(tmp_path, "-i", "hosts.yml", "-M", str(tmp_path / "modules"), "play.yml")
+    assert done.returncode != 0
+    assert log.read_text().split("\n")[:-1] == [*BEGUN, "k3s_voters", *UNDONE], done.stdout
+    assert "k3s_voters went wrong" in done.stdout and "a was not upgraded" in done.stdout
 
 
 def test_its_syntax_is_right(tmp_path: Path) -> None:
