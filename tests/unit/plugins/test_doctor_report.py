@@ -47,7 +47,7 @@ def bundle(folder: Path, **artifact: Any) -> Path:
 def params(tmp_path: Path) -> dict[str, Any]:
     """Parameters of a site with one good server."""
     server = node()
-    fields = ("name", "role", "address", "probe", "failure", "unreachable", "asked", "offset", "error")
+    fields = ("name", "role", "address", "probe", "failure", "unreachable", "asked", "absent", "offset", "error")
     nodes = [{**{name: getattr(server, name) for name in fields}, "kubelet_args": [], "backend": "vxlan", "gpus": {}}]
     (tmp_path / "ca.crt").write_text(make("authority", authority=True, days=(-1, 3000)).pem)
     return {
@@ -130,6 +130,16 @@ def test_a_good_site(params: dict[str, Any]) -> None:
     assert "server-1  server  k3s v1.35.8+k3s1 active for 5 d" in shown
     assert "cluster   1 nodes, 0 pods, 0 claims" in shown
     assert shown.endswith(f"doctor: 0 errors, 0 warnings, {report['well']} ok")
+
+
+def test_a_machine_that_is_declared_absent_is_no_fault(params: dict[str, Any]) -> None:
+    gone = {"name": "server-2", "probe": None, "failure": "timed out", "unreachable": True, "asked": False}
+    params["nodes"].append({**params["nodes"][0], **gone, "absent": True})
+    found, _ = run(params)
+    assert found == []
+    params["nodes"][1].update(asked=True, absent=False)
+    found, _ = run(params)
+    assert "server-2" in {each.node for each in found}
 
 
 def test_an_api_that_is_away(params: dict[str, Any]) -> None:
