@@ -362,6 +362,28 @@ def build(cache: Cache) -> Path:
     return result
 
 
+def cluster(cache: Cache) -> Path:
+    """The folder of a bundle with that part of the lab's that a cluster without components needs."""
+    whole = build(cache)
+    manifest = yaml.safe_load((whole / "bundle.yml").read_text())
+    artifacts = [item for item in manifest["artifacts"] if item["kind"] == "binary" or item["name"] == "k3s"]
+    names = {item["name"] for item in artifacts}
+    references = {reference for item in artifacts for reference in item.get("images", [])}
+    part = {
+        **manifest,
+        "versions": {name: version for name, version in manifest["versions"].items() if name in names},
+        "images": {name: image for name, image in manifest["images"].items() if image in references},
+        "artifacts": artifacts,
+    }
+    text = yaml.safe_dump(part, sort_keys=False, width=120)
+
+    def make(draft: Path) -> None:
+        place({item["path"]: whole / item["path"] for item in artifacts}, draft)
+        (draft / "bundle.yml").write_text(text)
+
+    return cache.entry("bundle", "cluster", hash_inputs("cluster", text), make)
+
+
 def needed(inventory: Path) -> tuple[str, ...]:
     """Those of COMPONENTS that a site installs.
 

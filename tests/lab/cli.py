@@ -16,10 +16,12 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     top = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
-    command = verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
-    command.add_argument(
-        "--k3s-version", metavar="VERSION", help="one whose k3s stand-in has this version, to upgrade to"
+    verbs.add_parser("bundle", help="build or reuse the bundle; prints its path last")
+    command = verbs.add_parser(
+        "k3s-version", help="make a bundle with another version of the k3s stand-in, to upgrade to; prints its path"
     )
+    command.add_argument("folder", type=Path, help="the bundle that it differs from in nothing else")
+    command.add_argument("version")
     command = verbs.add_parser("images", help="build the images that nobody publishes and put them into a bundle")
     command.add_argument("folder", type=Path)
     command.add_argument(
@@ -59,10 +61,10 @@ def main(words: list[str]) -> int:
     nodes.use_own_settings()
     try:
         match arguments.verb:
-            case "bundle" if arguments.k3s_version:
-                print(k3s_version.build(Cache(), arguments.k3s_version))
             case "bundle":
                 print(bundle.build(Cache()))
+            case "k3s-version":
+                print(k3s_version.build(Cache(), arguments.folder, arguments.version))
             case "images":
                 inventory = arguments.inventory
                 chosen = training.variant(inventory) if inventory and not arguments.cpu else "cpu"

@@ -1,4 +1,4 @@
-"""The lab's bundle with another version of k3s: the same stand-in with another version string."""
+"""A bundle of the lab with another version of k3s: the same stand-in with another version string."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from tests.lab.process import LabError
 PROGRAMS = ("bin/k3s", "bin/kubectl")
 
 
-def build(cache: Cache, version: str) -> Path:
-    """The folder of a bundle that differs from the lab's own in the version of k3s only.
+def build(cache: Cache, base: Path, version: str) -> Path:
+    """The folder of a bundle that differs from the one in `base` in the version of k3s only.
 
     Raises:
-        LabError: it cannot be that version, or the lab's own bundle could not be built.
+        LabError: it cannot be that version.
     """
-    base = bundle.build(cache)
-    key = hash_inputs(base.name, version, files=[Path(__file__)])
+    key = hash_inputs(version, (base / "bundle.yml").read_text(), files=[Path(__file__)])
     return cache.entry("bundle", "k3s-version", key, lambda draft: assemble(base, version, draft))
 
 
@@ -42,7 +41,7 @@ def relabel(program: bytes, old: str, new: str) -> bytes:
         or len(new) != len(old)
         or new.split(".")[:2] != old.split(".")[:2]
     ):
-        raise LabError(f"--k3s-version: {new!r} must be a version of k3s as long as {old}, and of the same minor")
+        raise LabError(f"{new!r} must be a version of k3s as long as {old}, and of the same minor")
     if old.encode() not in program:
         raise LabError(f"the k3s stand-in does not hold its version {old}")
     return program.replace(old.encode(), new.encode())

@@ -18,6 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.lab import bundle
 from tests.lab.cache import PROJECT, Cache, hash_file, say
 from tests.lab.process import LabError, run
 
@@ -37,12 +38,33 @@ class Check:
     # Patterns of names in the repository, in which * stands for / as well.
     files: tuple[str, ...] = ("*",)
     without: tuple[str, ...] = ()
+    # It runs a lab, on that part of the bundle that a cluster without components needs, and finds the cache.
+    cluster: bool = False
 
 
 def pytest(*words: str) -> tuple[str, ...]:
     """The command of a tier; its report tells of skipped tests."""
     return ("python", "-m", "pytest", "--junit-xml=.cache/report.xml", *words)
 
+
+# What is neither of a cluster without components nor of its tests. What programs are made of is in the bundle's hashes.
+COMPONENTS = (
+    "airflow",
+    "argocd",
+    "cert_manager",
+    "component",
+    "front_door",
+    "git",
+    "kubeflow_pipelines",
+    "minio",
+    "postgresql",
+)
+NOT_OF_THE_CLUSTER = (
+    *("*.md", ".ci/*", "docs/*", "molecule/*", "pipelines/*", "services/*"),
+    *(f"roles/{name}/*" for name in COMPONENTS),
+    *("tests/bench.py", "tests/unit/*", "tests/lifecycle/test_site.py"),
+    *("tests/lab/argocd_ui/*", "tests/lab/charts/*", "tests/lab/go/*", "tests/lab/gpu_operator/*", "tests/lab/k3s/*"),
+)
 
 CHECKS = {
     # It looks at all but what .ansible-lint excludes.
@@ -79,6 +101,22 @@ CHECKS = {
         ("airflow",),
         (*PYTEST, "pipelines/*", "roles/airflow/files/*", "tests/lab/*", "tests/unit/dataops/*", "tests/unit/lab/*"),
     ),
+    "cluster": Check(
+        pytest(
+            "-x",
+            "--durations=0",
+            "--durations-min=5",
+            "tests/lifecycle/test_contract.py",
+            "tests/lifecycle/test_upgrade.py",
+        ),
+        without=(*NOT_OF_THE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
+        cluster=True,
+    ),
+    "servers": Check(
+        pytest("-x", "--durations=0", "--durations-min=5", "tests/lifecycle/test_ha.py"),
+        without=NOT_OF_THE_CLUSTER,
+        cluster=True,
+    ),
 }
 
 
@@ -87,7 +125,8 @@ def passes(name: str, check: Check, cache: Cache) -> bool:
     with cache.lock(f"passed-{name}"), cache.workdir() as work:
         folder = work / "copy"
         _copy(_names(check), folder)
-        place = cache.path("passed", name, _key(check, folder))
+        part = bundle.cluster(cache) if check.cluster else None
+        place = cache.path("passed", name, _key(check, folder, part))
         if place.exists():
             os.utime(place)
             say(
@@ -95,7 +134,9 @@ def passes(name: str, check: Check, cache: Cache) -> bool:
                 f"to run it anyway: SLIPWAY_CACHE=<another folder>, or {' '.join(check.command)}"
             )
             return True
-        status = subprocess.run(check.command, cwd=folder, env=_variables(check, work, cache), check=False).returncode
+        status = subprocess.run(
+            check.command, cwd=folder, env=_variables(check, work, cache, part), check=False
+        ).returncode
         report = folder / ".cache/report.xml"
         skipped = ElementTree.parse(report).findall(".//skipped") if report.exists() else []
         if skipped:
@@ -138,11 +179,12 @@ def _environment(name: str) -> Path:
     return found
 
 
-def _key(check: Check, folder: Path) -> str:
+def _key(check: Check, folder: Path, part: Path | None) -> str:
     """Hash of all that a check depends on; the files are those of the copy, so that what passes is what was hashed."""
+    manifest = (part / "bundle.yml").read_text() if part else ""
     debian = run(["dpkg-query", "--show", "--showformat", "${Package} ${Version} ${db:Status-Status}\n"]).stdout
     environments = [_environment(name).name for name in check.environments]
-    digest = hashlib.sha256(repr((check, environments, debian, platform.machine(), os.geteuid())).encode())
+    digest = hashlib.sha256(repr((check, environments, debian, platform.machine(), os.geteuid(), manifest)).encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file()):
         if path.is_relative_to(folder / ".git"):
             continue
@@ -151,7 +193,7 @@ def _key(check: Check, folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _variables(check: Check, work: Path, cache: Cache) -> dict[str, str]:
+def _variables(check: Check, work: Path, cache: Cache, part: Path | None) -> dict[str, str]:
     """All that a check's processes find in their environment. Python environments are linked into the copy."""
     links = work / "copy/.venv"
     links.mkdir()
@@ -164,5 +206,7 @@ def _variables(check: Check, work: Path, cache: Cache) -> dict[str, str]:
         # What mypy has found out about each content of a module.
         "MYPY_CACHE_DIR": str(cache.root / "mypy"),
         "PATH": f"{links / check.environments[0] / 'bin'}:{DEBIAN_PATH}",
-        "SLIPWAY_CACHE": str(work / "cache"),
+        # Entries of the cache are named by what they are made of: with an image of nodes there, they are the same nodes.
+        "SLIPWAY_CACHE": str(cache.root if part else work / "cache"),
+        **({"BUNDLE": str(part)} if part else {}),
     }

@@ -208,22 +208,17 @@ SITE_OPTIONS = (
 )
 
 
-# The image's own tests need no site and are a part of `make scenario`.
-CONTRACT = ("tests/contract", "--ignore=tests/contract/test_postgresql_image.py")
-
-
 @pytest.mark.parametrize(
     "words",
     [
-        # They mostly wait for pods, each file for its own.
-        pytest.param((*CONTRACT, "-m", "not fault", "--numprocesses=3", "--dist=loadfile"), id="contract"),
-        pytest.param((*CONTRACT, "-m", "fault"), id="contract-faults"),
+        # Of the stand-ins that belong to components.
+        pytest.param(("tests/contract/test_gpu_standin.py", "tests/contract/test_kfp_runs.py"), id="contract"),
         # The rest was part of the installation.
         pytest.param(("tests/e2e", "-m", "not smoke and not train", "--train=auto", *SITE_OPTIONS), id="e2e"),
     ],
 )
 def test_suite(site: Site, words: tuple[str, ...]) -> None:
-    """The k3s contract holds on the site; the platform survives what is done to it, and does what commits say."""
+    """The contracts of stand-ins hold on the site; the platform survives what is done to it, and does what commits say."""
     run = site.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=15", *words)
     print(run.output[-8000:])
     assert run.status == 0, run.output[-8000:]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import STATE, Run, Site
+from .conftest import BARE, STATE, Run, Site
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -31,8 +31,6 @@ POINTS = (
     "Give the node back",
 )
 PORT = 30808
-# Of the platform only what k3s itself packages: the upgrade is the same with all of it, and takes minutes less.
-BARE = ("-e", '{"slipway_components": []}')
 
 
 @dataclass
@@ -66,17 +64,13 @@ def said(run: Run) -> str:
 
 
 @pytest.fixture(scope="module")
-def upgrade(site: Site) -> Upgrade:
+def upgrade(cluster: Site) -> Upgrade:
     """A cluster without components on the lab's version, and the bundle to upgrade to."""
-    assert site.run("make", "bundle").status == 0
-    site.lab("up", "--site", "lab")
-    run = site.playbook("cluster", *BARE)
-    assert run.status == 0, run.output[-4000:]
     old = yaml.safe_load((STATE / "bundle/bundle.yml").read_text())["versions"]["k3s"]
     head, _, build = old.rpartition("k3s")
     new = f"{head}k3s{int(build) + 1}"
-    path = site.lab("bundle", "--k3s-version", new).split()[-1]
-    return Upgrade(site, old, new, (*BARE, "-e", f"slipway_bundle_dir={path}"))
+    path = cluster.lab("k3s-version", str(STATE / "bundle"), new).split()[-1]
+    return Upgrade(cluster, old, new, (*BARE, "-e", f"slipway_bundle_dir={path}"))
 
 
 def deployment(name: str, node: str = "") -> list[dict[str, Any]]:

@@ -326,6 +326,39 @@ def test_missing_training_recipe_is_reported(tmp_path: Path, monkeypatch: pytest
         training.image()
 
 
+def test_a_cluster_gets_its_part_of_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs and k3s' own images; nothing in its manifest changes with a component."""
+    manifest = {
+        "origin": "lab",
+        "versions": {"k3s": "v1", "helm": "v3", "minio": "R1"},
+        "images": {"minio": "minio:1", "busybox": "busybox:1"},
+        "artifacts": [
+            {"path": "bin/k3s", "kind": "binary", "name": "k3s"},
+            {"path": "bin/helm", "kind": "binary", "name": "helm"},
+            {"path": "images/k3s.tar", "kind": "images", "name": "k3s", "images": ["busybox:1"]},
+            {"path": "images/minio.tar", "kind": "images", "name": "minio", "images": ["minio:1"]},
+            {"path": "charts/minio-1.tgz", "kind": "chart", "name": "minio"},
+        ],
+    }
+    whole = tmp_path / "whole"
+    for item in manifest["artifacts"]:
+        (whole / item["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (whole / item["path"]).touch()
+    (whole / "bundle.yml").write_text(yaml.safe_dump(manifest))
+    monkeypatch.setattr(bundle, "build", lambda _: whole)
+    part = bundle.cluster(Cache(tmp_path / "cache"))
+    made = yaml.safe_load((part / "bundle.yml").read_text())
+    assert made == {
+        "origin": "lab",
+        "versions": {"k3s": "v1", "helm": "v3"},
+        "images": {"busybox": "busybox:1"},
+        "artifacts": manifest["artifacts"][:3],
+    }
+    files = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
+    assert files == ["bin/helm", "bin/k3s", "bundle.yml", "images/k3s.tar"]
+    assert (part / "bin/k3s").samefile(whole / "bin/k3s")
+
+
 def test_sources_are_those_of_this_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "http://m/debian|bookworm|main|Packages\nhttp://m/debian|bookworm|contrib|Packages\n"
     lines += "http://m/sec|bookworm-security|main|Packages\nhttp://x/|cloud-bookworm|main|Packages\n"

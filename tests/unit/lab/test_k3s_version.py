@@ -17,7 +17,7 @@ PROGRAM = b"\x7fELF" + OLD.encode() + b"\0v1.35.4\0" + OLD.encode()
 
 @pytest.mark.parametrize("text", ["", "1.35.9+k3s1", "v1.35.9", "v1.35.10+k3s1", "v1.36.4+k3s1", "v1.35.9+rke1"])
 def test_what_it_cannot_be_is_named(text: str) -> None:
-    with pytest.raises(LabError, match="--k3s-version"):
+    with pytest.raises(LabError, match="must be a version of k3s"):
         k3s_version.relabel(PROGRAM, OLD, text)
 
 
