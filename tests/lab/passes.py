@@ -38,8 +38,11 @@ class Check:
     # Patterns of names in the repository, in which * stands for / as well.
     files: tuple[str, ...] = ("*",)
     without: tuple[str, ...] = ()
-    # It runs a lab, on that part of the bundle that a cluster without components needs, and finds the cache.
-    cluster: bool = False
+    # A key of BUNDLES: it runs a lab on that bundle, and finds the cache.
+    bundle: str = ""
+
+
+BUNDLES = {"all": bundle.build, "cluster": bundle.cluster}
 
 
 def pytest(*words: str) -> tuple[str, ...]:
@@ -47,23 +50,16 @@ def pytest(*words: str) -> tuple[str, ...]:
     return ("python", "-m", "pytest", "--junit-xml=.cache/report.xml", *words)
 
 
-# What is neither of a cluster without components nor of its tests. What programs are made of is in the bundle's hashes.
-COMPONENTS = (
-    "airflow",
-    "argocd",
-    "cert_manager",
-    "component",
-    "front_door",
-    "git",
-    "kubeflow_pipelines",
-    "minio",
-    "postgresql",
-)
-NOT_OF_THE_CLUSTER = (
-    *("*.md", ".ci/*", "docs/*", "molecule/*", "pipelines/*", "services/*"),
-    *(f"roles/{name}/*" for name in COMPONENTS),
-    *("tests/bench.py", "tests/unit/*", "tests/lifecycle/test_site.py"),
+# What programs are made of is in the bundle's hashes.
+NOT_OF_SITES = (
+    *("*.md", ".ci/*", "docs/*", "tests/bench.py", "tests/unit/*", "tests/lifecycle/test_site.py"),
     *("tests/lab/argocd_ui/*", "tests/lab/charts/*", "tests/lab/go/*", "tests/lab/gpu_operator/*", "tests/lab/k3s/*"),
+)
+NOT_OF_A_BARE_CLUSTER = (
+    *NOT_OF_SITES,
+    *("molecule/*", "pipelines/*", "services/*", "roles/component/*", "roles/airflow/*", "roles/argocd/*"),
+    *("roles/cert_manager/*", "roles/front_door/*", "roles/git/*", "roles/kubeflow_pipelines/*", "roles/minio/*"),
+    "roles/postgresql/*",
 )
 
 CHECKS = {
@@ -101,6 +97,12 @@ CHECKS = {
         ("airflow",),
         (*PYTEST, "pipelines/*", "roles/airflow/files/*", "tests/lab/*", "tests/unit/dataops/*", "tests/unit/lab/*"),
     ),
+    # It gives the bundle its place first.
+    "molecule": Check(
+        ("sh", "-c", "make bundle && molecule test --all"),
+        without=(*NOT_OF_SITES, "tests/contract/*", "tests/lifecycle/*"),
+        bundle="all",
+    ),
     "cluster": Check(
         pytest(
             "-x",
@@ -109,13 +111,13 @@ CHECKS = {
             "tests/lifecycle/test_contract.py",
             "tests/lifecycle/test_upgrade.py",
         ),
-        without=(*NOT_OF_THE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
-        cluster=True,
+        without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
+        bundle="cluster",
     ),
     "servers": Check(
         pytest("-x", "--durations=0", "--durations-min=5", "tests/lifecycle/test_ha.py"),
-        without=NOT_OF_THE_CLUSTER,
-        cluster=True,
+        without=NOT_OF_A_BARE_CLUSTER,
+        bundle="cluster",
     ),
 }
 
@@ -125,8 +127,8 @@ def passes(name: str, check: Check, cache: Cache) -> bool:
     with cache.lock(f"passed-{name}"), cache.workdir() as work:
         folder = work / "copy"
         _copy(_names(check), folder)
-        part = bundle.cluster(cache) if check.cluster else None
-        place = cache.path("passed", name, _key(check, folder, part))
+        path = BUNDLES[check.bundle](cache) if check.bundle else None
+        place = cache.path("passed", name, _key(check, folder, path))
         if place.exists():
             os.utime(place)
             say(
@@ -135,7 +137,7 @@ def passes(name: str, check: Check, cache: Cache) -> bool:
             )
             return True
         status = subprocess.run(
-            check.command, cwd=folder, env=_variables(check, work, cache, part), check=False
+            check.command, cwd=folder, env=_variables(check, work, cache, path), check=False
         ).returncode
         report = folder / ".cache/report.xml"
         skipped = ElementTree.parse(report).findall(".//skipped") if report.exists() else []
@@ -179,9 +181,9 @@ def _environment(name: str) -> Path:
     return found
 
 
-def _key(check: Check, folder: Path, part: Path | None) -> str:
+def _key(check: Check, folder: Path, bundle_path: Path | None) -> str:
     """Hash of all that a check depends on; the files are those of the copy, so that what passes is what was hashed."""
-    manifest = (part / "bundle.yml").read_text() if part else ""
+    manifest = (bundle_path / "bundle.yml").read_text() if bundle_path else ""
     debian = run(["dpkg-query", "--show", "--showformat", "${Package} ${Version} ${db:Status-Status}\n"]).stdout
     environments = [_environment(name).name for name in check.environments]
     digest = hashlib.sha256(repr((check, environments, debian, platform.machine(), os.geteuid(), manifest)).encode())
@@ -193,7 +195,7 @@ def _key(check: Check, folder: Path, part: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _variables(check: Check, work: Path, cache: Cache, part: Path | None) -> dict[str, str]:
+def _variables(check: Check, work: Path, cache: Cache, bundle_path: Path | None) -> dict[str, str]:
     """All that a check's processes find in their environment. Python environments are linked into the copy."""
     links = work / "copy/.venv"
     links.mkdir()
@@ -207,6 +209,6 @@ def _variables(check: Check, work: Path, cache: Cache, part: Path | None) -> dic
         "MYPY_CACHE_DIR": str(cache.root / "mypy"),
         "PATH": f"{links / check.environments[0] / 'bin'}:{DEBIAN_PATH}",
         # Entries of the cache are named by what they are made of: with an image of nodes there, they are the same nodes.
-        "SLIPWAY_CACHE": str(cache.root if part else work / "cache"),
-        **({"BUNDLE": str(part)} if part else {}),
+        "SLIPWAY_CACHE": str(cache.root if bundle_path else work / "cache"),
+        **({"BUNDLE": str(bundle_path)} if bundle_path else {}),
     }

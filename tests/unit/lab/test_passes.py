@@ -157,17 +157,17 @@ def test_what_the_user_has_set_is_not_there(attempt: Run, monkeypatch: pytest.Mo
     assert attempt(script.format(shlex.quote(str(tmp_path / "cache/work"))))[0]
 
 
-def test_a_cluster_finds_its_part_of_the_bundle_and_depends_on_it(
+def test_a_lab_finds_its_bundle_and_depends_on_it(
     attempt: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "part").mkdir()
     (tmp_path / "part/bundle.yml").write_text("1")
-    monkeypatch.setattr(passes.bundle, "cluster", lambda _: tmp_path / "part")
+    monkeypatch.setitem(passes.BUNDLES, "cluster", lambda _: tmp_path / "part")
     places = (tmp_path / "part", tmp_path / "cache")
     script = 'test "$BUNDLE" = {} -a "$SLIPWAY_CACHE" = {} -a -z "$(ls -A "$HOME")"'.format(*places)
-    assert [attempt(script, cluster=True), attempt(script, cluster=True)] == [(True, 1), (True, 1)]
+    assert [attempt(script, bundle="cluster"), attempt(script, bundle="cluster")] == [(True, 1), (True, 1)]
     (tmp_path / "part/bundle.yml").write_text("2")
-    assert attempt(script, cluster=True) == (True, 2)
+    assert attempt(script, bundle="cluster") == (True, 2)
 
 
 def test_a_missing_environment_is_named(attempt: Run) -> None:
