@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -328,7 +329,7 @@ def test_missing_training_recipe_is_reported(tmp_path: Path, monkeypatch: pytest
 
 def test_a_cluster_gets_its_part_of_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs and k3s' own images; nothing in its manifest changes with a component."""
-    manifest = {
+    manifest: dict[str, Any] = {
         "origin": "lab",
         "versions": {"k3s": "v1", "helm": "v3", "minio": "R1"},
         "images": {"minio": "minio:1", "busybox": "busybox:1"},
