@@ -53,7 +53,7 @@ def pytest(*words: str) -> tuple[str, ...]:
 # What programs are made of is in the bundle's hashes.
 NOT_OF_SITES = (
     *("*.md", ".ci/*", "docs/*", "tests/bench.py", "tests/unit/*", "tests/lifecycle/test_site.py"),
-    *("tests/lab/argocd_ui/*", "tests/lab/charts/*", "tests/lab/go/*", "tests/lab/gpu_operator/*", "tests/lab/k3s/*"),
+    *("tests/lab/argocd_ui/*", "tests/lab/charts/*", "tests/lab/gpu_operator/*", "tests/lab/k3s/*"),
 )
 NOT_OF_A_BARE_CLUSTER = (
     *NOT_OF_SITES,
