@@ -71,12 +71,27 @@ def test_another_token_ends_the_start(changed_server: Node) -> None:
     assert "bootstrap data already found and encrypted with different token" in log
 
 
-def test_pods_survive_a_restart_of_the_agent(agent: Node, kubectl: Kubectl, node_names: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def pod_on_the_agent(agent: Node, kubectl: Kubectl, node_names: dict[str, str], busybox: str) -> Iterator[str]:
+    """A pod that the agent runs in any case: namespace/pod/container."""
+    container = {"name": "main", "image": busybox, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "3600"]}
+    spec = {"nodeName": node_names[agent.name], "terminationGracePeriodSeconds": 0, "containers": [container]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "contract-lifecycle", "namespace": "default"}}
+    kubectl("apply -f -", json.dumps({**pod, "spec": spec}))
+    try:
+        kubectl("wait --for=condition=Ready pod/contract-lifecycle -n default --timeout=60s")
+        yield "default/contract-lifecycle/main"
+    finally:
+        kubectl("delete pod contract-lifecycle -n default")
+
+
+def test_pods_survive_a_restart_of_the_agent(
+    agent: Node, kubectl: Kubectl, node_names: dict[str, str], pod_on_the_agent: str
+) -> None:
     """KillMode=process: containers run on over a restart; configured labels come back, READY means that the node exists."""
     name = node_names[agent.name]
     before = containers(kubectl, name)
-    if not before:
-        pytest.skip("no pod runs on the agent: install the platform first")
+    assert pod_on_the_agent in before
     labelled = "node-label" in agent.run(
         "cat /etc/rancher/k3s/config.yaml /etc/rancher/k3s/config.yaml.d/* 2>/dev/null || true"
     )
@@ -101,6 +116,7 @@ def test_pods_survive_a_restart_of_the_server(server: Node, kubectl: Kubectl, no
     assert before and {key: after.get(key) for key in before} == before
 
 
+@pytest.mark.usefixtures("pod_on_the_agent")
 def test_stop_is_quick(agent: Node) -> None:
     """The main process ends within seconds of SIGTERM."""
     try:
