@@ -14,6 +14,8 @@ import jax
 from epos.errors import EposError, UsageError
 
 CHOICES = ("auto", "cpu", "gpu")
+# Options of XLA's compiler with which a GPU gives the same result each time; CPUs, which do so anyway, ignore them.
+REPEATABLE = {"xla_gpu_deterministic_ops": True}
 _UUID = re.compile(r"UUID: ((?:GPU|MIG)-[\w-]+)")
 
 
