@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from epos.bop import BopDataset
 from epos.checkpoint import Folder
 from epos.config import TrainConfig
-from epos.errors import PeerError, UsageError
+from epos.errors import EposError, PeerError, UsageError
 from epos.fragments import make_fragments
 from epos.group import Group
 from epos.job import DataOptions, RunOptions, train_model
@@ -113,6 +114,12 @@ class Member:
 
 
 Start = Callable[..., "list[Member]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _devices() -> None:
+    if jax.default_backend() == "gpu":
+        pytest.skip("two processes need a GPU each; JAX_PLATFORMS=cpu lets them use the CPU")
 
 
 @pytest.fixture(scope="module")
@@ -288,5 +295,8 @@ def test_other_failures_of_a_computation_keep_their_names() -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     with pytest.raises(PeerError, match="process 0 of 2: another process was lost: UNKNOWN: Gloo"), group.errors():
         raise ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore")
+    with pytest.raises(EposError, match="given the same GPU") as caught, group.errors():
+        raise RuntimeError("INTERNAL: NCCL: 'Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 60'")
+    assert caught.value.exit_code == 1, "the processes may be placed otherwise the next time"
     with pytest.raises(ValueError, match="Gloo"), Group().errors():
         raise ValueError("Gloo")

@@ -15,13 +15,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from epos import device
-from epos.errors import PeerError, UsageError
+from epos.errors import EposError, PeerError, UsageError
 from epos.peers import ALONE, Peers
 from epos.progress import say
 
 T = TypeVar("T")
 # What a computation fails with when a process that takes part in it is gone.
 _LOST = re.compile(r"Gloo|remote process|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED")
+# What NCCL says when processes compute on one GPU.
+_SHARED = "Duplicate GPU detected"
 _NOTE_BYTES = 4096
 
 
@@ -80,14 +82,17 @@ class Group:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Says so when a computation failed because another process is gone.
+        """Says so when a computation failed because another process is gone, or computes on the same GPU.
 
         Raises:
-            PeerError: in place of JAX's error.
+            PeerError, EposError: in place of JAX's error.
         """
         try:
             yield
         except (RuntimeError, ValueError) as error:
+            if self.peers.count > 1 and _SHARED in str(error):
+                reason = "another process was given the same GPU, and each needs one of its own"
+                raise EposError(f"{self.peers}: {reason} (given here: {', '.join(device.given())})") from error
             if self.peers.count > 1 and _LOST.search(str(error)):
                 raise PeerError(f"{self.peers}: another process was lost: {str(error).splitlines()[0]}") from error
             raise
