@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -14,9 +16,17 @@ from epos.group import Group
 
 
 @pytest.fixture(autouse=True)
-def _no_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever this machine has."""
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", None)
+    monkeypatch.setattr(device, "_has_cuda", lambda: False)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="cpu", device_kind="cpu")])
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
+    yield
+    monkeypatch.undo()
+    jax.config.update("jax_platforms", before)
 
 
 def _tool(folder: Path, text: str) -> None:
@@ -58,6 +68,10 @@ def test_a_gpu_that_is_not_used_is_recorded_as_such(monkeypatch: pytest.MonkeyPa
     found = device.describe()
     assert found == {"device": "cpu (cpu)", "gpus": ["GPU-01"]}
     assert device.remark(found) == "GPUs given: GPU-01; not used, there is no CUDA for JAX here"
+    monkeypatch.setattr(device, "_has_cuda", lambda: True)
+    assert device.remark(found) == "GPUs given: GPU-01; not used, see JAX's warnings"
+    device.select("cpu")
+    assert device.remark(found) == "GPUs given: GPU-01; not used, JAX was told to compute on the CPU"
     assert device.remark({"device": "gpu (NVIDIA H200)", "gpus": ["GPU-01"]}) == "GPUs given: GPU-01"
     assert device.remark({"device": "cpu (cpu)", "gpus": []}) == "GPUs given: none"
 

@@ -72,5 +72,8 @@ def remark(hardware: dict[str, Any]) -> str:
     """What to tell about the GPUs of describe()."""
     text = f"GPUs given: {', '.join(hardware['gpus']) or 'none'}"
     if hardware["gpus"] and hardware["device"].startswith("cpu"):
-        text += "; not used, " + ("see JAX's warnings" if _has_cuda() else "there is no CUDA for JAX here")
+        if jax.config.jax_platforms == "cpu":
+            text += "; not used, JAX was told to compute on the CPU"
+        else:
+            text += "; not used, " + ("see JAX's warnings" if _has_cuda() else "there is no CUDA for JAX here")
     return text
