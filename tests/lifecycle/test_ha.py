@@ -201,7 +201,7 @@ def client(servers: Servers) -> Iterator[Client]:
             "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
         },
     }
-    objects = deployment("polled")
+    objects = deployment(servers.site, "polled")
     term = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["server-1"]}
     affinity = objects[0]["spec"]["template"]["spec"]["affinity"]
     affinity["nodeAffinity"] = {

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import BARE, STATE, Run, Site
+from .conftest import BARE, Run, Site
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -66,17 +66,17 @@ def said(run: Run) -> str:
 @pytest.fixture(scope="module")
 def upgrade(cluster: Site) -> Upgrade:
     """A cluster without components on the lab's version, and the bundle to upgrade to."""
-    old = yaml.safe_load((STATE / "bundle/bundle.yml").read_text())["versions"]["k3s"]
+    old = yaml.safe_load((cluster.state / "bundle/bundle.yml").read_text())["versions"]["k3s"]
     head, _, build = old.rpartition("k3s")
     new = f"{head}k3s{int(build) + 1}"
-    path = cluster.lab("k3s-version", str(STATE / "bundle"), new).split()[-1]
+    path = cluster.lab("k3s-version", str(cluster.state / "bundle"), new).split()[-1]
     return Upgrade(cluster, old, new, (*BARE, "-e", f"slipway_bundle_dir={path}"))
 
 
-def deployment(name: str, node: str = "") -> list[dict[str, Any]]:
+def deployment(site: Site, name: str, node: str = "") -> list[dict[str, Any]]:
     """Two pods that answer HTTP, spread over the nodes or all on one, and a budget that keeps one of them."""
     labels = {"app": name}
-    image = yaml.safe_load((STATE / "bundle/bundle.yml").read_text())["images"]["busybox"]
+    image = yaml.safe_load((site.state / "bundle/bundle.yml").read_text())["images"]["busybox"]
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
     pod = {
         # What nobody tells of its end is waited for no longer than that.
@@ -167,7 +167,7 @@ def client(site: Site) -> Iterator[Client]:
             "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
         },
     }
-    start(site, *deployment("polled"), service)
+    start(site, *deployment(site, "polled"), service)
     client = Client(list(site.nodes.values()))
     thread = threading.Thread(target=client.run)
     thread.start()
@@ -188,7 +188,7 @@ def test_upgrade_is_left_to_its_playbook(upgrade: Upgrade) -> None:
 
 def test_upgrade_names_what_blocks_it_before_anything_changes(upgrade: Upgrade) -> None:
     """A budget without room and a pod that nobody would make anew are in the table, and nothing is changed."""
-    objects = deployment("blocking")
+    objects = deployment(upgrade.site, "blocking")
     objects[1]["spec"] = {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "blocking"}}}
     lone = {**objects[0]["spec"]["template"]["spec"], "nodeName": "agent-1"}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone", "namespace": "default"}, "spec": lone}
@@ -213,7 +213,7 @@ def test_upgrade_survives_blocks_and_interruptions(upgrade: Upgrade, client: Cli
 
     interrupt()
     # One pod may go; the one in its place must be on the node that takes none, so the other may not follow.
-    start(site, *deployment("pinned", "agent-1"))
+    start(site, *deployment(site, "pinned", "agent-1"))
     blocked = upgrade.run("-e", "k3s_upgrade_drain_timeout=75")
     assert blocked.status != 0
     assert "agent-1 was not upgraded" in said(blocked), blocked.output[-4000:]
