@@ -180,14 +180,19 @@ class Poller:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        # The thread's last request may have begun long before the end of the block.
+        self._ask()
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            try:
-                self._versions.append(self.service.predict(self.picture)["model_version"])
-            except (AssertionError, OSError, http.client.HTTPException, ValueError, KeyError) as error:
-                self.failures.append(f"after {time.monotonic() - self._start:.1f} s: {error!r}")
+            self._ask()
             self._stop.wait(self.interval)
+
+    def _ask(self) -> None:
+        try:
+            self._versions.append(self.service.predict(self.picture)["model_version"])
+        except (AssertionError, OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            self.failures.append(f"after {time.monotonic() - self._start:.1f} s: {error!r}")
 
     @property
     def answers(self) -> int:
