@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,25 @@ def test_answers_are_kept_in_their_order() -> None:
         poller.check("a")
     with pytest.raises(AssertionError):
         poller.check("a", "b", last="b")
+
+
+def test_the_last_answer_was_asked_for_at_the_end() -> None:
+    """Not before, by a request that was slow."""
+
+    class Slow(FakeDoor):
+        def request(self, method: str, name: str, path: str, **more: Any) -> Answer:
+            answer = answered(current)
+            if len(self.asked) == 1:
+                under_way.set()
+                time.sleep(0.3)
+            self.asked.append((method, name, path))
+            return answer
+
+    current, under_way = "old", threading.Event()
+    with Poller(ModelService(Slow(), "prod"), PICTURE, interval=0) as poller:  # type: ignore[arg-type]
+        assert under_way.wait(10)
+        current = "new"
+    poller.check("old", "new", first="old", last="new")
 
 
 @pytest.mark.parametrize(
