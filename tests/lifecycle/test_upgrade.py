@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -210,6 +211,12 @@ def test_upgrade_survives_blocks_and_interruptions(upgrade: Upgrade, client: Cli
         when, delay = points.choice(POINTS), points.uniform(0, 2)
         print(f"seed {SEED}: interrupted {delay:.1f} s into {when!r}")
         site.interrupt(f"TASK [k3s : {when}]", delay, *site.playbook_words("upgrade", *upgrade.words))
+        # A restart that had begun goes on without the controller.
+        words = [*site.kubectl_words(), "get", "--raw", "/readyz", "--request-timeout=5s"]
+        end = time.monotonic() + 120
+        while subprocess.run(words, check=False, capture_output=True).stdout != b"ok":
+            assert time.monotonic() < end
+            time.sleep(0.5)
 
     interrupt()
     # One pod may go; the one in its place must be on the node that takes none, so the other may not follow.
