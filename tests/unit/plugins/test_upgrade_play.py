@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .plays import PROJECT, run_playbook
 
@@ -47,7 +49,7 @@ def test_site_leaves_another_version_to_upgrade(
 
 # The role's own tasks, with doubles for what needs a node or a cluster: what they do is in a log, in the order of the calls.
 NODE = """
-- hosts: agent
+- hosts: %s
   gather_facts: false
   connection: local
   any_errors_fatal: true
@@ -59,7 +61,7 @@ NODE = """
     slipway_kubectl: kubectl
     slipway_base_workloads: []
     slipway_ready_timeout: 5
-    _k3s_state: {version: v1.35.4+k3s1}
+    _k3s_state: {version: v1.35.4+k3s1, members: []}
   tasks:
     - ansible.builtin.include_role: {name: k3s, tasks_from: upgrade}
 """
@@ -86,8 +88,26 @@ def main():
 
 main()
 """
+DOUBLES = ("node_drain", "k3s_binary", "k3s_service", "workloads_ready", "k3s_voters")
 UNDONE = ["k3s_binary restored", "k3s_service back", "node_drain released"]
 BEGUN = ["node_drain drained", "k3s_binary switched", "k3s_service"]
+
+
+def upgrade_two(folder: Path, group: str, fails: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Upgrade the nodes a and b of a group, with one call that fails (or none, empty); the run, and the calls in their order."""
+    log = folder / "log"
+    log.touch()
+    (folder / "modules").mkdir()
+    for name in DOUBLES:
+        text = DOUBLE % {"fails": [fails], "name": name, "log": str(log)}
+        (folder / "modules" / f"{name}.py").write_text(text)
+    (folder / "play.yml").write_text(NODE % group)
+    groups = {"server": {"hosts": {}}, "agent": {"hosts": {}}, group: {"hosts": {"a": None, "b": None}}}
+    controller = {"ansible_connection": "local", "_upgrade_plan": {"namespaces": []}}
+    inventory = {"all": {"hosts": {"localhost": controller}}, **groups}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    done = run_playbook(folder, "-i", "hosts.yml", "-M", str(folder / "modules"), "play.yml")
+    return done, log.read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -101,19 +121,7 @@ BEGUN = ["node_drain drained", "k3s_binary switched", "k3s_service"]
 )
 def test_a_failure_leaves_the_node_as_it_was_and_stops_the_run(tmp_path: Path, fails: str, calls: list[str]) -> None:
     """Steps in their order; after one that fails the old program is back, the node uncordoned, and the next node untouched."""
-    log = tmp_path / "log"
-    log.touch()
-    (tmp_path / "modules").mkdir()
-    for name in ("node_drain", "k3s_binary", "k3s_service", "workloads_ready"):
-        text = DOUBLE % {"fails": [fails], "name": name, "log": str(log)}
-        (tmp_path / "modules" / f"{name}.py").write_text(text)
-    (tmp_path / "play.yml").write_text(NODE)
-    (tmp_path / "hosts.yml").write_text(
-        "all: {hosts: {localhost: {ansible_connection: local, _upgrade_plan: {namespaces: []}}}}\n"
-        "server: {hosts: {}}\nagent: {hosts: {a: , b: }}\n"
-    )
-    done = run_playbook(tmp_path, "-i", "hosts.yml", "-M", str(tmp_path / "modules"), "play.yml")
-    found = log.read_text().split("\n")[:-1]
+    done, found = upgrade_two(tmp_path, "agent", fails)
     if fails:
         assert done.returncode != 0
         assert found == calls, done.stdout
@@ -126,23 +134,9 @@ def test_a_failure_leaves_the_node_as_it_was_and_stops_the_run(tmp_path: Path, f
 
 def test_servers_vote_again_before_the_next_one_is_touched(tmp_path: Path) -> None:
     """One whose vote does not come back ends the run."""
-    log = tmp_path / "log"
-    log.touch()
-    (tmp_path / "modules").mkdir()
-    for name in ("node_drain", "k3s_binary", "k3s_service", "workloads_ready", "k3s_voters"):
-        text = DOUBLE % {"fails": ["k3s_voters"], "name": name, "log": str(log)}
-        (tmp_path / "modules" / f"{name}.py").write_text(text)
-    play = NODE.replace("hosts: agent", "hosts: server").replace(
-        "{version: v1.35.4+k3s1}", "{version: v1.35.4+k3s1, members: []}"
-    )
-    (tmp_path / "play.yml").write_text(play)
-    (tmp_path / "hosts.yml").write_text(
-        "all: {hosts: {localhost: {ansible_connection: local, _upgrade_plan: {namespaces: []}}}}\n"
-        "server: {hosts: {a: , b: }}\nagent: {hosts: {}}\n"
-    )
-    done = run_playbook(tmp_path, "-i", "hosts.yml", "-M", str(tmp_path / "modules"), "play.yml")
+    done, found = upgrade_two(tmp_path, "server", "k3s_voters")
     assert done.returncode != 0
-    assert log.read_text().split("\n")[:-1] == [*BEGUN, "k3s_voters", *UNDONE], done.stdout
+    assert found == [*BEGUN, "k3s_voters", *UNDONE], done.stdout
     assert "k3s_voters went wrong" in done.stdout and "a was not upgraded" in done.stdout
 
 
