@@ -1,4 +1,4 @@
-"""Doubles of the things outside: a Kubernetes API that holds objects in a dictionary, run modules in-process."""
+"""Doubles of the things outside: time, a Kubernetes API that holds objects in a dictionary, run modules in-process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from types import ModuleType
 
 from ansible.module_utils.slipway.kube import Json, KubeError
 from ansible.module_utils.testing import patch_module_args
+
+
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class FakeKube:

@@ -19,7 +19,7 @@ from ansible.module_utils.slipway.kube import Json, KubeError
 
 from modules import argocd_applications
 
-from .fakes import FakeKube, FakeObjects, run_module
+from .fakes import Clock, FakeKube, FakeObjects, run_module
 
 ROOT = "/apis/argoproj.io/v1alpha1/namespaces/argocd/"
 GOOD_SET = {"status": {"conditions": [{"type": "ResourcesUpToDate", "status": "True"}]}}
@@ -82,26 +82,13 @@ def test_an_application_is_judged(status: Json, reason: str, accepted: bool) -> 
     assert "made" not in found
 
 
-class Time:
-    """A clock that passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def named(name: str, item: dict[str, Any]) -> Json:
     return {"metadata": {"name": name, "resourceVersion": "1"}, **item}
 
 
 def wait(kube: FakeKube, timeout: float = 30) -> list[Finding]:
-    time = Time()
-    return await_accepted(kube, "argocd", ["dev"], ["platform"], timeout, 0.5, time.clock, time.sleep)
+    clock = Clock()
+    return await_accepted(kube, "argocd", ["dev"], ["platform"], timeout, 0.5, clock, clock.sleep)
 
 
 def test_all_well_asks_for_nothing() -> None:
@@ -183,14 +170,14 @@ def test_all_go_and_finalizers_first() -> None:
     mine = named("mine", {})
     mine["metadata"]["finalizers"] = ["resources-finalizer.argocd.argoproj.io"]
     kube = Cluster({f"{ROOT}applicationsets/dev": named("dev", {}), f"{ROOT}applications/mine": mine})
-    time = Time()
-    assert remove_all(kube, "argocd", 10, clock=time.clock, sleep=time.sleep) == [
+    clock = Clock()
+    assert remove_all(kube, "argocd", 10, clock=clock, sleep=clock.sleep) == [
         "ApplicationSet argocd/dev",
         "Application argocd/mine",
     ]
     assert not kube.objects
     assert kube.writes.index(f"{ROOT}applications/mine") < kube.writes.index(f"delete {ROOT}applications/mine")
-    assert remove_all(kube, "argocd", 10, clock=time.clock, sleep=time.sleep) == []
+    assert remove_all(kube, "argocd", 10, clock=clock, sleep=clock.sleep) == []
 
 
 def test_check_mode_names_and_keeps() -> None:
@@ -204,10 +191,10 @@ def test_what_does_not_go_is_an_error() -> None:
         def delete(self, path: str) -> None:
             raise KubeError("changed", 409)
 
-    time = Time()
+    clock = Clock()
     kube = Stuck({f"{ROOT}applications/mine": named("mine", {})})
     with pytest.raises(SlipwayError, match="still there after 3 s: Application argocd/mine"):
-        remove_all(kube, "argocd", 3, clock=time.clock, sleep=time.sleep)
+        remove_all(kube, "argocd", 3, clock=clock, sleep=clock.sleep)
 
 
 def test_look_names_everything() -> None:

@@ -38,7 +38,7 @@ from modules import gpu_host, gpu_nodes
 from tests.lab import hardware
 
 from .conftest import PLUGINS
-from .fakes import FakeKube, run_module
+from .fakes import Clock, FakeKube, run_module
 from .test_probe import put
 
 
@@ -236,7 +236,7 @@ def test_a_failed_profile_is_not_waited_for() -> None:
 
 def test_the_wait_ends_when_all_are_ready_or_time_is_up() -> None:
     answers: Iterator[Any] = iter([KubeError("away"), {"a": ("no", False)}, {"a": ("", False)}])
-    now = [0.0]
+    clock = Clock()
 
     def look() -> dict[str, tuple[str, bool]]:
         answer = next(answers)
@@ -245,20 +245,17 @@ def test_the_wait_ends_when_all_are_ready_or_time_is_up() -> None:
         found: dict[str, tuple[str, bool]] = answer
         return found
 
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    assert await_nodes(look, 10, 1, lambda: now[0], sleep) == {}
-    assert now[0] == 2
-    assert await_nodes(lambda: {"a": ("no", False)}, 3, 1, lambda: now[0], sleep) == {"a": "no"}
-    assert await_nodes(lambda: {"a": ("no", True)}, 99, 1, lambda: now[0], sleep) == {"a": "no"}
-    assert now[0] == 5
+    assert await_nodes(look, 10, 1, clock, clock.sleep) == {}
+    assert clock.now == 2
+    assert await_nodes(lambda: {"a": ("no", False)}, 3, 1, clock, clock.sleep) == {"a": "no"}
+    assert await_nodes(lambda: {"a": ("no", True)}, 99, 1, clock, clock.sleep) == {"a": "no"}
+    assert clock.now == 5
 
     def away() -> dict[str, tuple[str, bool]]:
         raise KubeError("away")
 
     with pytest.raises(KubeError):
-        await_nodes(away, 1, 1, lambda: now[0], sleep)
+        await_nodes(away, 1, 1, clock, clock.sleep)
 
 
 def pod(name: str, namespace: str = "gpu-operator", ready: bool = True, **limits: str) -> Json:

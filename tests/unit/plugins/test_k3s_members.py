@@ -22,6 +22,8 @@ from ansible.module_utils.slipway.k3s_members import (
 
 from modules import cluster_plan, k3s_node, k3s_state, k3s_voters
 
+from .fakes import Clock
+
 
 def node(name: str, server: bool = True, ready: str = "True", voter: str = "True") -> dict[str, Any]:
     """A Node as the API lists it."""
@@ -151,19 +153,6 @@ def test_the_plan_of_states() -> None:
     states = {"a": {"has_data": True, "members": listed, "version": "x"}, "b": {"has_data": False, "members": None}}
     plan = cluster_plan.plan({"servers": ["a", "b"], "absent": [], "absent_servers": [], "states": states})
     assert (plan.first, plan.then) == (("b",), ("a",))
-
-
-class Clock:
-    """Time that passes by sleeping only."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_votes_are_awaited() -> None:

@@ -30,7 +30,7 @@ from ansible.module_utils.slipway.workloads import NODES, Wanted, unready
 
 from modules import k3s_binary, k3s_images, upgrade_plan
 
-from .fakes import FakeKube, run_module
+from .fakes import Clock, FakeKube, run_module
 
 OLD, NEW = "v1.35.4+k3s1", "v1.35.8+k3s1"
 
@@ -229,12 +229,8 @@ class DrainKube(FakeKube):
 
 def drain(kube: DrainKube, check: bool = False) -> NodeDrain:
     """A drain of node a, with a clock that goes on by a second with every look."""
-    now = [0.0]
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    return NodeDrain(kube, "a", check, 1, lambda: now[0], sleep)
+    clock = Clock()
+    return NodeDrain(kube, "a", check, 1, clock, clock.sleep)
 
 
 class TestObstacles:

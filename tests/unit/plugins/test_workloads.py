@@ -20,7 +20,7 @@ from ansible.module_utils.slipway.workloads import (
     unready,
 )
 
-from .fakes import FakeKube
+from .fakes import Clock, FakeKube
 
 
 def workload(name: str = "web", generation: int = 1, spec: Json | None = None, **status: Any) -> Json:
@@ -103,19 +103,6 @@ def test_only_what_is_asked_for_counts() -> None:
     assert unready(kube, Wanted(expect=(("a", "Deployment", "web"),))) == []
     assert [item.what for item in unready(kube, Wanted(("a",)))] == ["Deployment a/other"]
     assert [item.what for item in unready(kube, Wanted(("a",), jobs=True))] == ["Deployment a/other", "Job a/once"]
-
-
-class Clock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_waiting_outlives_an_api_that_is_away_and_ends_when_ready() -> None:
