@@ -39,7 +39,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.k3s import NEXT, PREVIOUS, UNITS
 
 COMMANDS = ("k3s", "kubectl", "crictl", "ctr")
-LINKS = ("cni0", "flannel.1", "flannel-v6.1", "flannel-wg", "flannel-wg-v6", "kube-ipvs0")
+BRIDGE = "cni0"
+LINKS = (BRIDGE, "flannel.1", "flannel-v6.1", "flannel-wg", "flannel-wg-v6", "kube-ipvs0")
 MOUNTS = ("/run/k3s", "/var/lib/rancher/k3s", "/var/lib/kubelet", "/run/netns/cni-")
 DIRECTORIES = (
     "/etc/rancher/k3s",
@@ -121,6 +122,13 @@ def empty(path: Path) -> bool:
     return bool(children)
 
 
+def links(network: Path) -> list[str]:
+    """Return the links of pods and of k3s in `network`, a folder such as /sys/class/net."""
+    # The kernel takes a pod's link away with its namespace, but in its own time.
+    pods = sorted(link.name for link in network.iterdir() if (link / "master").resolve().name == BRIDGE)
+    return [*pods, *(name for name in LINKS if (network / name).exists())]
+
+
 def other_rules(saved: str) -> str:
     """Return the rules of iptables-save's output `saved` without those of k3s."""
     return "".join(line + "\n" for line in saved.splitlines() if not RULES.search(line))
@@ -157,11 +165,10 @@ def remove(removed: list[str], check: bool) -> None:
     if left and not check:
         # Going on would delete what lies on a foreign file system.
         raise OSError(errno.EBUSY, "still mounted; unmount it", left[0])
-    for name in LINKS:
-        if (Path("/sys/class/net") / name).exists():
-            removed.append(f"link {name}")
-            if not check:
-                run("ip", "link", "delete", name)
+    for name in links(Path("/sys/class/net")):
+        removed.append(f"link {name}")
+        if not check:
+            run("ip", "link", "delete", name)
     for namespace in Path("/run/netns").glob("cni-*"):
         removed.append(f"network namespace {namespace.name}")
         if not check:
