@@ -363,11 +363,15 @@ def build(cache: Cache) -> Path:
 
 
 def cluster(cache: Cache) -> Path:
-    """The folder of a bundle with that part of the lab's that a cluster without components needs."""
+    """The folder of a bundle with that part of the lab's that a cluster needs which has at most the GPU operator."""
     whole = build(cache)
     manifest = yaml.safe_load((whole / "bundle.yml").read_text())
-    artifacts = [item for item in manifest["artifacts"] if item["kind"] == "binary" or item["name"] == "k3s"]
-    names = {item["name"] for item in artifacts}
+    artifacts = [
+        item
+        for item in manifest["artifacts"]
+        if item["kind"] == "binary" or item["name"] == "k3s" or item.get("component") == "gpu_operator"
+    ]
+    names = {item.get("component", item["name"]) for item in artifacts}
     references = {reference for item in artifacts for reference in item.get("images", [])}
     part = {
         **manifest,

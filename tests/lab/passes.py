@@ -50,6 +50,9 @@ def pytest(*words: str) -> tuple[str, ...]:
     return ("python", "-m", "pytest", "--junit-xml=.cache/report.xml", *words)
 
 
+# Labs tell what takes long.
+LAB = ("-x", "--durations=0", "--durations-min=5")
+
 # What programs are made of is in the bundle's hashes.
 NOT_OF_SITES = (
     *("*.md", ".ci/*", "docs/*", "tests/bench.py", "tests/unit/*", "tests/lifecycle/test_site.py"),
@@ -57,7 +60,7 @@ NOT_OF_SITES = (
 )
 NOT_OF_A_BARE_CLUSTER = (
     *NOT_OF_SITES,
-    *("molecule/*", "pipelines/*", "services/*", "roles/component/*", "roles/airflow/*", "roles/argocd/*"),
+    *("molecule/*", "pipelines/*", "services/*", "roles/airflow/*", "roles/argocd/*"),
     *("roles/cert_manager/*", "roles/front_door/*", "roles/git/*", "roles/kubeflow_pipelines/*", "roles/minio/*"),
     "roles/postgresql/*",
 )
@@ -104,19 +107,13 @@ CHECKS = {
         bundle="all",
     ),
     "cluster": Check(
-        pytest(
-            "-x",
-            "--durations=0",
-            "--durations-min=5",
-            "tests/lifecycle/test_contract.py",
-            "tests/lifecycle/test_upgrade.py",
-        ),
+        pytest(*LAB, *(f"tests/lifecycle/test_{name}.py" for name in ("contract", "gpus", "upgrade"))),
         without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
         bundle="cluster",
     ),
     "servers": Check(
-        pytest("-x", "--durations=0", "--durations-min=5", "tests/lifecycle/test_ha.py"),
-        without=NOT_OF_A_BARE_CLUSTER,
+        pytest(*LAB, "tests/lifecycle/test_ha.py"),
+        without=(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/lifecycle/test_gpus.py"),
         bundle="cluster",
     ),
 }

@@ -328,15 +328,18 @@ def test_missing_training_recipe_is_reported(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_cluster_gets_its_part_of_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs and k3s' own images; nothing in its manifest changes with a component."""
+    """Programs, k3s' own images and the GPU operator; nothing in its manifest changes with another component."""
+    gpus = {"name": "gpu-operator", "component": "gpu_operator"}
     manifest: dict[str, Any] = {
         "origin": "lab",
-        "versions": {"k3s": "v1", "helm": "v3", "minio": "R1"},
-        "images": {"minio": "minio:1", "busybox": "busybox:1"},
+        "versions": {"k3s": "v1", "helm": "v3", "minio": "R1", "gpu_operator": "v26"},
+        "images": {"minio": "minio:1", "busybox": "busybox:1", "gpu_validator": "gpus:1"},
         "artifacts": [
             {"path": "bin/k3s", "kind": "binary", "name": "k3s"},
             {"path": "bin/helm", "kind": "binary", "name": "helm"},
             {"path": "images/k3s.tar", "kind": "images", "name": "k3s", "images": ["busybox:1"]},
+            {"path": "images/gpu_operator.tar", "kind": "images", "images": ["gpus:1"], **gpus},
+            {"path": "charts/gpu-operator-1.tgz", "kind": "chart", **gpus},
             {"path": "images/minio.tar", "kind": "images", "name": "minio", "images": ["minio:1"]},
             {"path": "charts/minio-1.tgz", "kind": "chart", "name": "minio"},
         ],
@@ -351,12 +354,15 @@ def test_a_cluster_gets_its_part_of_the_bundle(tmp_path: Path, monkeypatch: pyte
     made = yaml.safe_load((part / "bundle.yml").read_text())
     assert made == {
         "origin": "lab",
-        "versions": {"k3s": "v1", "helm": "v3"},
-        "images": {"busybox": "busybox:1"},
-        "artifacts": manifest["artifacts"][:3],
+        "versions": {"k3s": "v1", "helm": "v3", "gpu_operator": "v26"},
+        "images": {"busybox": "busybox:1", "gpu_validator": "gpus:1"},
+        "artifacts": manifest["artifacts"][:5],
     }
     files = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
-    assert files == ["bin/helm", "bin/k3s", "bundle.yml", "images/k3s.tar"]
+    assert files == [
+        *("bin/helm", "bin/k3s", "bundle.yml", "charts/gpu-operator-1.tgz"),
+        *("images/gpu_operator.tar", "images/k3s.tar"),
+    ]
     assert (part / "bin/k3s").samefile(whole / "bin/k3s")
 
 
