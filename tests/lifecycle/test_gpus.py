@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(1200)
 RESOURCE = "nvidia.com/gpu"
 ONLY_GPUS = ("-e", json.dumps({"slipway_components": ["gpu_operator"]}))
 # What each node offers by the lab's inventory.
-DECLARED = {"server-1": (2, []), "agent-1": (2, [])}
+DECLARED: dict[str, tuple[int, list[str]]] = {"server-1": (2, []), "agent-1": (2, [])}
 UNINSTALL = (*ONLY_GPUS, "-e", "uninstall_component=gpu_operator")
 CONFIRMED = (*UNINSTALL, "-e", "uninstall_confirm=lab")
 

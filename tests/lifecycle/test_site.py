@@ -265,7 +265,7 @@ def applications(site: Site) -> dict[str, tuple[str, str]]:
 def test_lost_namespaces_come_back(site: Site) -> None:
     """Every commit is there again, and what Argo CD follows; only a lost authority is not replaced behind people's backs."""
     commit, followed = commit_of_main(site), applications(site)
-    lost = ("argocd", "git", "front-door", "cert-manager", "kubeflow-pipelines")
+    lost = ("argocd", "git", "front-door", "cert-manager", "kubeflow-pipelines", "airflow")
     subprocess.run([*site.kubectl_words(), "delete", "namespace", *lost], check=True, capture_output=True)
 
     refused = site.playbook("platform")
@@ -313,6 +313,8 @@ def test_components_come_off_and_back(site: Site) -> None:
     commit = commit_of_main(site)
     leave_half_removed(site, "cert-manager", "cert-manager")
     marks = {
+        "airflow": ("airflow",),
+        "postgresql": ("postgresql",),
         "kubeflow_pipelines": ("kubeflow", "ml-pipeline", "pipeline-runner", "workflow-controller"),
         "argocd": ("argocd",),
         "git": ("/git",),

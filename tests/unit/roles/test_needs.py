@@ -142,6 +142,6 @@ def test_needs_are_those_of_what_k3s_brings(site: Json) -> None:
 def test_every_component_says_what_it_needs() -> None:
     """But for one whose chart is others' and asks for what it likes."""
     release = yaml.safe_load((PROJECT / "playbooks/group_vars/all/site.yml").read_text())
-    for role in [*release["slipway_components"], "postgresql", "airflow", "k3s"]:
+    for role in [*release["slipway_components"], "k3s"]:
         known = yaml.safe_load((PROJECT / f"roles/{role}/vars/main.yml").read_text())
         assert (f"_{role}_needs" in known) is (role != "gpu_operator"), role
