@@ -328,6 +328,12 @@ def project_version() -> str:
     return str(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"])
 
 
+def as_text(manifest: dict[str, Any]) -> str:
+    """A manifest as it lies in the bundle."""
+    text: str = yaml.safe_dump(manifest, sort_keys=False, width=120)
+    return text
+
+
 def describe(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Complete manifest entries with the SHA-256 and the size in bytes of their files below `folder`."""
     return [
@@ -379,7 +385,7 @@ def cluster(cache: Cache) -> Path:
         "images": {name: image for name, image in manifest["images"].items() if image in references},
         "artifacts": artifacts,
     }
-    text = yaml.safe_dump(part, sort_keys=False, width=120)
+    text = as_text(part)
 
     def make(draft: Path) -> None:
         place({item["path"]: whole / item["path"] for item in artifacts}, draft)
@@ -440,7 +446,7 @@ def add_built(cache: Cache, folder: Path, variant: str = "cpu", components: Coll
         manifest["artifacts"] = [*others, *describe(folder, [entry])]
         # Like the rest of the bundle, the manifest is whole or not there.
         part = folder / "bundle.yml.part"
-        part.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+        part.write_text(as_text(manifest))
         part.replace(path)
 
 
@@ -603,5 +609,5 @@ def _assemble(cache: Cache, plan: Plan, draft: Path) -> None:
             ],
         ),
     }  # fmt: skip
-    (draft / "bundle.yml").write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+    (draft / "bundle.yml").write_text(as_text(manifest))
     (draft / "build-times.json").write_text(json.dumps(cache.times, indent=1))

@@ -66,7 +66,7 @@ def assemble(base: Path, version: str, draft: Path) -> None:
         {**changed[item["path"]], "version": version} if item["path"] in changed else item
         for item in manifest["artifacts"]
     ]
-    (draft / "bundle.yml").write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+    (draft / "bundle.yml").write_text(bundle.as_text(manifest))
 
 
 def _left_out(base: Path, folder: str, names: list[str]) -> list[str]:

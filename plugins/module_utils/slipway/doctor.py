@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from ansible.module_utils.slipway.certificates import covers, parse_chain
+from ansible.module_utils.slipway.drain import listed
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.k3s import parse_version
 from ansible.module_utils.slipway.needs import amount
@@ -31,8 +32,6 @@ _INODES_ERROR_PERCENT, _INODES_PERCENT = 5, 10
 _FILE_SYSTEMS = {"/var/lib/kubelet": "nodefs", "/var/lib/rancher/k3s/agent/containerd": "imagefs"}
 _AUTHORITY = re.compile(r"-ca(\.nochain)?\.crt$")
 _DATA = "/var/lib/rancher/k3s/"
-# More names in one line help nobody.
-NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,6 @@ class Look:
         """What was found, unless the check has shown a fault."""
         if not any(problem.check == check for problem in self.found):
             self.add("ok", check, found, "", "")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - NAMES
-    return ", ".join(names[:NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def judge_nodes(nodes: Sequence[Node], site: Site, limits: Limits, now: datetime) -> list[Problem]:
@@ -240,7 +233,7 @@ def _judge_ages(look: Look, check: str, ages: Mapping[str, Lifetime], days: tupl
         bad = [name for name, age in ages.items() if age.severity(*days) == severity]
         bad.sort(key=lambda name: ages[name].days)
         if bad:
-            found = f"{listed(bad)}: {bad[0].rpartition('/')[2]} {ages[bad[0]]}"
+            found = f"{listed(bad, 3)}: {bad[0].rpartition('/')[2]} {ages[bad[0]]}"
             clock = "set the clock of the node, or of the server that has issued it"
             look.add(severity, check, found, f"at least {days[1]} days", clock if ages[bad[0]].early else remedy)
 

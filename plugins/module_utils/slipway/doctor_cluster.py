@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ansible.module_utils.slipway.doctor import CLUSTER, DAY, Lifetime, Limits, Look, Site, listed, version_remedy
-from ansible.module_utils.slipway.drain import is_cordoned, is_ours, title
+from ansible.module_utils.slipway.doctor import CLUSTER, DAY, Lifetime, Limits, Look, Site, version_remedy
+from ansible.module_utils.slipway.drain import is_cordoned, is_ours, listed, title
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.k3s import K3sVersion, parse_version
 from ansible.module_utils.slipway.kube import Json

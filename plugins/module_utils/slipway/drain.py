@@ -20,8 +20,6 @@ CLAIMS = "/api/v1/persistentvolumeclaims"
 _MIRROR = "kubernetes.io/config.mirror"
 _FINISHED = ("Succeeded", "Failed")
 ATTEMPTS = 5
-# Names in one line of a report; more help nobody.
-NAMES = 6
 Clock = Callable[[], float]
 
 
@@ -154,10 +152,10 @@ def _has_empty_dir(pod: Json) -> bool:
     return any("emptyDir" in volume for volume in pod["spec"].get("volumes") or [])
 
 
-def listed(names: Sequence[str]) -> str:
-    """The names in one line, the first of many."""
-    rest = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-    return ", ".join(names[:NAMES]) + rest
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The names in one line, of many the first `most`."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def _status(budget: Json, key: str) -> int:
