@@ -1,5 +1,5 @@
 # Names only; bin/slipway holds what they do.
-# SITE=lab|<directory in inventories>  SOURCE=registries|upstream  BUNDLE=<directory>  ANSIBLE_ARGS=...
+# SITE=lab|<directory in inventories>  SOURCE=registries|upstream  BUNDLE=<directory>  ANSIBLE_ARGS=...  BENCH=<parts>  K3S_ANSIBLE=<directory>
 SITE ?= lab
 export SITE SOURCE BUNDLE ANSIBLE_ARGS
 

@@ -55,7 +55,7 @@ LAB = ("-x", "--durations=0", "--durations-min=5")
 
 # What programs are made of is in the bundle's hashes.
 NOT_OF_SITES = (
-    *("*.md", ".ci/*", "docs/*", "tests/bench.py", "tests/unit/*", "tests/lifecycle/test_site.py"),
+    *("*.md", ".ci/*", "docs/*", "tests/bench/*", "tests/unit/*", "tests/lifecycle/test_site.py"),
     *("tests/lab/argocd_ui/*", "tests/lab/charts/*", "tests/lab/gpu_operator/*", "tests/lab/k3s/*"),
 )
 NOT_OF_A_BARE_CLUSTER = (
