@@ -55,15 +55,17 @@ LAB = ("-x", "--durations=0", "--durations-min=5")
 
 # What programs are made of is in the bundle's hashes.
 NOT_OF_SITES = (
-    *("*.md", ".ci/*", "docs/*", "tests/bench/*", "tests/unit/*", "tests/lifecycle/test_site.py"),
+    *("*.md", ".ci/*", "docs/*", "tests/bench/*", "tests/unit/*"),
     *("tests/lab/argocd_ui/*", "tests/lab/charts/*", "tests/lab/gpu_operator/*", "tests/lab/k3s/*"),
 )
 NOT_OF_A_BARE_CLUSTER = (
     *NOT_OF_SITES,
     *("molecule/*", "pipelines/*", "services/*", "roles/airflow/*", "roles/argocd/*"),
     *("roles/cert_manager/*", "roles/front_door/*", "roles/git/*", "roles/kubeflow_pipelines/*", "roles/minio/*"),
-    "roles/postgresql/*",
+    *("roles/postgresql/*", "tests/lifecycle/test_site.py"),
 )
+# What clusters without components are held to.
+BARE = ("contract", "gpus", "upgrade")
 
 CHECKS = {
     # It looks at all but what .ansible-lint excludes.
@@ -107,7 +109,7 @@ CHECKS = {
         bundle="all",
     ),
     "cluster": Check(
-        pytest(*LAB, *(f"tests/lifecycle/test_{name}.py" for name in ("contract", "gpus", "upgrade"))),
+        pytest(*LAB, *(f"tests/lifecycle/test_{name}.py" for name in BARE)),
         without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
         bundle="cluster",
     ),
@@ -115,6 +117,14 @@ CHECKS = {
         pytest(*LAB, "tests/lifecycle/test_ha.py"),
         without=(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/lifecycle/test_gpus.py"),
         bundle="cluster",
+    ),
+    "site": Check(
+        pytest(*LAB, "tests/lifecycle/test_site.py"),
+        without=(
+            *(*NOT_OF_SITES, "molecule/*", "tests/contract/test_k3s_*", "tests/contract/test_[gp]*"),
+            *(f"tests/lifecycle/test_{name}.py" for name in (*BARE, "ha")),
+        ),
+        bundle="all",
     ),
 }
 
