@@ -51,7 +51,7 @@ def pytest(*words: str) -> tuple[str, ...]:
 
 
 # Labs tell what takes long.
-LAB = ("-x", "--durations=0", "--durations-min=5")
+LAB = ("--durations=0", "--durations-min=5")
 
 # What programs are made of is in the bundle's hashes.
 NOT_OF_SITES = (
@@ -109,15 +109,16 @@ CHECKS = {
         bundle="all",
     ),
     "cluster": Check(
-        pytest(*LAB, *(f"tests/lifecycle/test_{name}.py" for name in BARE)),
+        pytest("-x", *LAB, *(f"tests/lifecycle/test_{name}.py" for name in BARE)),
         without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
         bundle="cluster",
     ),
     "servers": Check(
-        pytest(*LAB, "tests/lifecycle/test_ha.py"),
+        pytest("-x", *LAB, "tests/lifecycle/test_ha.py"),
         without=(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/lifecycle/test_gpus.py"),
         bundle="cluster",
     ),
+    # To the end, whatever fails: it takes long, and what comes later tells more.
     "site": Check(
         pytest(*LAB, "tests/lifecycle/test_site.py"),
         without=(
