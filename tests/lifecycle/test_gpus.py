@@ -25,7 +25,7 @@ CONFIRMED = (*UNINSTALL, "-e", "uninstall_confirm=lab")
 
 
 @pytest.fixture(scope="module")
-def site(cluster: Site) -> Iterator[Site]:
+def gpu_site(cluster: Site) -> Iterator[Site]:
     """The cluster with the operator, which goes again with these tests."""
     run = cluster.playbook("platform", *ONLY_GPUS)
     assert run.status == 0, run.output[-6000:]
@@ -60,78 +60,82 @@ def pause_pod(site: Site, name: str, gpus: int) -> None:
     )
 
 
-def test_contract(site: Site) -> None:
+def test_contract(gpu_site: Site) -> None:
     """The stand-in is what the playbooks take it for."""
     words = ("-m", "pytest", "-p", "no:cacheprovider", "--durations=15", "tests/contract/test_gpu_standin.py")
-    run = site.run(sys.executable, *words)
+    run = gpu_site.run(sys.executable, *words)
     print(run.output[-8000:])
     assert run.status == 0, run.output[-8000:]
 
 
-def test_gpu_declarations_are_followed(site: Site) -> None:
+def test_gpu_declarations_are_followed(gpu_site: Site) -> None:
     """Sharing and taints follow the inventory and go with it; on tainted nodes pods that ask for a GPU run and others wait."""
-    assert gpu_nodes(site) == DECLARED
+    assert gpu_nodes(gpu_site) == DECLARED
     changed = ("-e", '{"gpu_operator_share": 3, "gpu_operator_taint": true}')
-    run = site.playbook("platform", *ONLY_GPUS, *changed)
+    run = gpu_site.playbook("platform", *ONLY_GPUS, *changed)
     assert run.status == 0, run.output[-4000:]
-    assert gpu_nodes(site) == {"server-1": (3, [RESOURCE]), "agent-1": (6, [RESOURCE])}
-    assert set(site.playbook("platform", *ONLY_GPUS, *changed).changed().values()) == {0}
+    assert gpu_nodes(gpu_site) == {"server-1": (3, [RESOURCE]), "agent-1": (6, [RESOURCE])}
+    assert set(gpu_site.playbook("platform", *ONLY_GPUS, *changed).changed().values()) == {0}
 
-    pause_pod(site, "test-with-gpu", 1)
-    pause_pod(site, "test-without-gpu", 0)
-    words = [*site.kubectl_words(), "wait", "--timeout=60s"]
+    pause_pod(gpu_site, "test-with-gpu", 1)
+    pause_pod(gpu_site, "test-without-gpu", 0)
+    words = [*gpu_site.kubectl_words(), "wait", "--timeout=60s"]
     subprocess.run([*words, "--for=condition=Ready", "pod/test-with-gpu"], check=True, capture_output=True)
-    refused = site.kubectl("get", "pod", "test-without-gpu")["status"]
+    refused = gpu_site.kubectl("get", "pod", "test-without-gpu")["status"]
     assert refused["phase"] == "Pending"
     assert "untolerated taint" in refused["conditions"][0]["message"]
-    subprocess.run([*site.kubectl_words(), "delete", "pod", "test-with-gpu", "test-without-gpu"], check=True)
+    subprocess.run([*gpu_site.kubectl_words(), "delete", "pod", "test-with-gpu", "test-without-gpu"], check=True)
 
-    assert site.playbook("platform", *ONLY_GPUS).status == 0
-    assert gpu_nodes(site) == DECLARED
+    assert gpu_site.playbook("platform", *ONLY_GPUS).status == 0
+    assert gpu_nodes(gpu_site) == DECLARED
 
 
-def test_missing_and_broken_gpus_are_named(site: Site) -> None:
+def test_missing_and_broken_gpus_are_named(gpu_site: Site) -> None:
     """More GPUs declared than there are, or one that fails: the run ends with node, numbers and next step."""
-    run = site.playbook("preflight", *ONLY_GPUS, "-e", "gpu_operator_gpus=4")
+    run = gpu_site.playbook("preflight", *ONLY_GPUS, "-e", "gpu_operator_gpus=4")
     assert run.status != 0
     assert "gpu_operator_gpus" in run.output
 
-    site.lab("fault", "--site", "lab", "agent-1", "break-gpu", "1", "--reason", "fell off the bus")
+    gpu_site.lab("fault", "--site", "lab", "agent-1", "break-gpu", "1", "--reason", "fell off the bus")
     try:
         # The device plugin looks from time to time.
-        wait_for("the loss of a GPU", lambda: gpu_nodes(site)["agent-1"][0] == 1)
-        run = site.playbook("platform", *ONLY_GPUS, "-e", "slipway_ready_timeout=15")
+        wait_for("the loss of a GPU", lambda: gpu_nodes(gpu_site)["agent-1"][0] == 1)
+        run = gpu_site.playbook("platform", *ONLY_GPUS, "-e", "slipway_ready_timeout=15")
         assert run.status != 0
         assert "agent-1: 2 GPUs" in run.output
         assert "1 more are not healthy" in run.output
         assert "Next: " in run.output
     finally:
-        site.lab("fault", "--site", "lab", "agent-1", "mend-gpu", "1")
-    assert set(site.playbook("platform", *ONLY_GPUS).changed().values()) == {0}
+        gpu_site.lab("fault", "--site", "lab", "agent-1", "mend-gpu", "1")
+    assert set(gpu_site.playbook("platform", *ONLY_GPUS).changed().values()) == {0}
 
 
-def test_gpu_operator_comes_off_and_back(site: Site) -> None:
+def test_gpu_operator_comes_off_and_back(gpu_site: Site) -> None:
     """uninstall.yml asks first, takes everything off cluster and nodes, changes nothing the second time; installing again works."""
-    refusal = site.playbook("uninstall", *UNINSTALL)
+    refusal = gpu_site.playbook("uninstall", *UNINSTALL)
     assert refusal.status != 0
     assert "uninstall_confirm=lab" in refusal.output
 
-    run = site.playbook("uninstall", *CONFIRMED)
+    run = gpu_site.playbook("uninstall", *CONFIRMED)
     assert run.status == 0, run.output[-4000:]
-    for node in site.kubectl("get", "nodes")["items"]:
+    for node in gpu_site.kubectl("get", "nodes")["items"]:
         marks = [*node["metadata"]["labels"], *node["metadata"]["annotations"]]
         assert not [mark for mark in marks if "nvidia" in mark or "slipway" in mark]
-    assert gpu_nodes(site) == dict.fromkeys(DECLARED, (0, []))
-    classes = {item["metadata"]["name"]: item["metadata"] for item in site.kubectl("get", "runtimeclasses")["items"]}
+    assert gpu_nodes(gpu_site) == dict.fromkeys(DECLARED, (0, []))
+    classes = {
+        item["metadata"]["name"]: item["metadata"] for item in gpu_site.kubectl("get", "runtimeclasses")["items"]
+    }
     assert "nvidia-legacy" not in classes
     assert "ownerReferences" not in classes["nvidia"]
-    assert not site.kubectl("get", "resourcequota", "-A")["items"]
-    assert "gpu-operator" not in [item["metadata"]["name"] for item in site.kubectl("get", "namespaces")["items"]]
-    for node in site.nodes:
-        assert site.ssh(node, "ls -d /usr/local/nvidia /run/nvidia /run/cdi /etc/cdi 2>/dev/null || true") == "", node
-    again = site.playbook("uninstall", *CONFIRMED)
+    assert not gpu_site.kubectl("get", "resourcequota", "-A")["items"]
+    assert "gpu-operator" not in [item["metadata"]["name"] for item in gpu_site.kubectl("get", "namespaces")["items"]]
+    for node in gpu_site.nodes:
+        assert gpu_site.ssh(node, "ls -d /usr/local/nvidia /run/nvidia /run/cdi /etc/cdi 2>/dev/null || true") == "", (
+            node
+        )
+    again = gpu_site.playbook("uninstall", *CONFIRMED)
     assert set(again.changed().values()) == {0}, again.changed_tasks()
 
-    run = site.playbook("platform", *ONLY_GPUS)
+    run = gpu_site.playbook("platform", *ONLY_GPUS)
     assert run.status == 0, run.output[-4000:]
-    assert gpu_nodes(site) == DECLARED
+    assert gpu_nodes(gpu_site) == DECLARED
