@@ -76,7 +76,8 @@ def test_services_and_names(server: Node, kubectl: Kubectl, pods: dict[str, str]
 def test_nodes_have_names(
     kubectl: Kubectl, pods: dict[str, str], nodes: list[Node], node_names: dict[str, str]
 ) -> None:
-    """CoreDNS resolves the names of nodes from its NodeHosts."""
+    """CoreDNS resolves the names of nodes from its NodeHosts, which the kubelet brings it some time after a node has joined."""
     for pod in pods:
         for node in nodes:
-            assert node.address in kubectl(f"exec -n contract-test {pod} -- nslookup {node_names[node.name]}.")
+            ask = f"exec -n contract-test {pod} -- sh -c 'nslookup {node_names[node.name]}. || true'"
+            wait_for(f"an address of {node.name}", lambda ask=ask, node=node: node.address in kubectl(ask), timeout=180)  # type: ignore[misc]
