@@ -12,7 +12,7 @@ import yaml
 
 from tests.contract.conftest import wait_for
 
-from .conftest import STATE, Site
+from .conftest import BARE, STATE, Site
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -27,11 +27,14 @@ CONFIRMED = (*UNINSTALL, "-e", "uninstall_confirm=lab")
 @pytest.fixture(scope="module")
 def gpu_site(cluster: Site) -> Iterator[Site]:
     """The cluster with the operator, which goes again with these tests."""
-    run = cluster.playbook("platform", *ONLY_GPUS)
-    assert run.status == 0, run.output[-6000:]
+    # Images come with the nodes' part.
+    for name in ("cluster", "platform"):
+        run = cluster.playbook(name, *ONLY_GPUS)
+        assert run.status == 0, run.output[-6000:]
     yield cluster
-    run = cluster.playbook("uninstall", *CONFIRMED)
-    assert run.status == 0, run.output[-4000:]
+    for name, words in (("uninstall", CONFIRMED), ("cluster", BARE)):
+        run = cluster.playbook(name, *words)
+        assert run.status == 0, run.output[-4000:]
 
 
 def gpu_nodes(site: Site) -> dict[str, tuple[int, list[str]]]:
