@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from .plays import outcome
+
 PROJECT = Path(__file__).parents[3]
 PLAY = """
 - hosts: k3s_cluster
@@ -30,6 +32,14 @@ PLAY = """
     - set_fact: {_k3s_state: "{{ _k3s_state }}"}
     - copy: {content: "{{ _k3s_config | to_json }}", dest: "DEST/{{ inventory_hostname }}.json", mode: "0600"}
       become: false
+"""
+SNAPSHOTS = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - import_role: {name: k3s, tasks_from: survey}
+      when: false
+    - copy: {content: "{{ _k3s_snapshot_config | to_json }}", dest: "DEST/out.json", mode: "0600"}
 """
 
 
@@ -58,11 +68,23 @@ def test_servers(configs: dict[str, Any]) -> None:
     assert server["write-kubeconfig-mode"] == "0600"
     # Of its own only: a server more in the inventory changes no other's file.
     assert server["tls-san"] == ["192.0.2.12"]
-    assert server["etcd-snapshot-retention"] == 10
+    assert (server["etcd-snapshot-schedule-cron"], server["etcd-snapshot-retention"]) == ("0 */6 * * *", 10)
+    assert "etcd-snapshot-dir" not in server and "etcd-s3" not in server
     assert server["kubelet-arg"] == ["max-pods=200"]
     assert server["kube-apiserver-arg"] == ["enable-admission-plugins=NodeRestriction,ExtendedResourceToleration"]
     assert "server" not in server
     assert not {"token", "agent-token"} & set(server)
+
+
+def test_snapshots_to_s3_name_a_secret_and_hold_none(tmp_path: Path) -> None:
+    """What is left out is left to k3s."""
+    (tmp_path / "play.yml").write_text(SNAPSHOTS.replace("DEST", str(tmp_path)))
+    assert outcome(tmp_path, {"k3s_snapshots": {}}) == {}
+    assert outcome(tmp_path, {"k3s_snapshots": {"folder": "/srv/snapshots", "s3_secret": "s3"}}) == {
+        "etcd-snapshot-dir": "/srv/snapshots",
+        "etcd-s3": True,
+        "etcd-s3-config-secret": "s3",
+    }
 
 
 def test_newcomers_join_the_one_that_lives(configs: dict[str, Any]) -> None:
