@@ -13,6 +13,7 @@ from .plays import PROJECT, run_playbook
 
 # What the role itself does about who is who, when it runs a node.
 RUN = {each["name"]: each for each in yaml.safe_load((PROJECT / "roles/k3s/tasks/run.yml").read_text())}
+REFUSE = RUN["Refuse to guess where this node belongs"]
 MAKE_ROOM = RUN["Make room for a machine that replaces one of this name"]
 COUNT = RUN["Count the node among the live ones"]
 
@@ -29,9 +30,10 @@ TASKS: dict[str, list[dict[str, Any]]] = {
     ],
     "same_version": [],
     "files": [],
-    "run": [MAKE_ROOM, note("run", " {{ _k3s_join_host or '-' }}"), COUNT],
+    "run": [REFUSE, MAKE_ROOM, note("run", " {{ _k3s_join_host or '-' }}"), COUNT],
     "stop": [note("stop")],
     "uninstall": [note("uninstall")],
+    "tokens_new": [],
     "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],
 }
 # What runs on nodes says so in the log, and does nothing.
@@ -57,7 +59,10 @@ def listed(*names: str, votes: bool = True) -> list[dict[str, Any]]:
 
 
 # Each with the option that its line in the log names.
-DOUBLES = (("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state"))
+DOUBLES = (
+    *(("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state")),
+    *(("k3s_aside", "keep_data"), ("k3s_reset", "snapshot"), ("node_files", "role")),
+)
 OPTIONS = [
     "servers",
     "timeout",
@@ -71,7 +76,7 @@ OPTIONS = [
     "node",
     "state",
 ]
-OPTIONS += ["unmanaged_pods", "empty_dirs"]
+OPTIONS += ["unmanaged_pods", "empty_dirs", "role", "folder", "keep_data", "snapshot", "directories", "files"]
 
 
 class Stage:
@@ -87,8 +92,10 @@ class Stage:
             (tasks / f"{name}.yml").write_text(yaml.safe_dump(content))
         for name in ("vars", "defaults"):
             (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
-        (tasks / "settle.yml").symlink_to(PROJECT / "roles/k3s/tasks/settle.yml")
+        for name in ("settle", "backup", "snapshot", "restore", "restore_aside", "restore_check"):
+            (tasks / f"{name}.yml").symlink_to(PROJECT / f"roles/k3s/tasks/{name}.yml")
         for path in (
+            "preflight/tasks/main",
             "node/tasks/main",
             "node/tasks/uninstall",
             "kubeconfig/tasks/main",
@@ -109,7 +116,8 @@ class Stage:
         states: dict[str, dict[str, Any] | None],
         absent: tuple[str, ...] = (),
         playbook: str = "cluster",
-        variables: dict[str, str] | None = None,
+        variables: dict[str, Any] | None = None,
+        check: bool = False,
     ) -> tuple[list[str], str]:
         """Run a playbook on servers in these states (None: dead) and an agent; the log, and what was said unless all went well."""
         local = {
@@ -119,11 +127,12 @@ class Stage:
             "log": str(self.log),
         }
         bare = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
+        bare |= {"version": "", "started": "", "restoring": False}
         hosts = {
             # Nobody listens there.
             name: {"ansible_host": "127.0.0.1", "ansible_port": 1}
             if state is None
-            else {**local, "state": {**bare, **state}, "woken": state.get("woken", {**bare, **state})}
+            else {**local, "state": {**bare, **state}, "woken": {**bare, **state.get("woken", state)}}
             for name, state in states.items()
         }
         groups = {"server": {"hosts": hosts}, "agent": {"hosts": {"agent-1": {**local, "state": bare}}}}
@@ -137,6 +146,7 @@ class Stage:
         }
         self.log.write_text("")
         command = ["-i", "hosts.yml", "-M", str(self.folder / "modules"), str(PROJECT / f"playbooks/{playbook}.yml")]
+        command += ["--check"] if check else []
         done = run_playbook(self.folder, *command, "-e", json.dumps(words))
         self.output = done.stdout
         said = "" if done.returncode == 0 else " ".join(done.stdout.split())
