@@ -172,6 +172,8 @@ def main() -> None:
                 f"Next: journalctl -u {unit} on this node; mend the cause and run the playbook again."
             )
         )
+    # A restore that put data aside has ended with this start.
+    marker.pop("restoring", None)
     marker = {**marker, "role": module.params["role"], "applied": wanted, "version": binary_version(), "complete": True}
     write_atomically(Path(module.params["marker"]), json.dumps(marker, indent=2), 0o600)
     module.exit_json(changed=True, reason=reason)

@@ -39,6 +39,7 @@ state:
     has_password: {description: Whether the node holds the password by which servers know it again, type: bool}
     server_url: {description: The server that the node's configuration joins or empty, type: str}
     version: {description: "Version of the k3s program that lies there, such as V(v1.35.8+k3s1), or empty", type: str}
+    restoring: {description: Whether a restore has put the data of this node aside and it has not been started since, type: bool}
     started: {description: Version that the service was last started with, or empty where nobody has noted it, type: str}
 """
 
@@ -77,6 +78,7 @@ def read_state(root: Path = Path("/")) -> dict[str, Any]:
         "server_url": server_url,
         "version": binary_version(str(root / BINARY.lstrip("/"))),
         "started": str(marker.get("version", "")) if isinstance(marker, dict) else "",
+        "restoring": isinstance(marker, dict) and bool(marker.get("restoring")),
     }
 
 

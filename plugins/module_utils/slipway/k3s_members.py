@@ -209,5 +209,5 @@ def _no_quorum(holders: Sequence[str], total: int, absent: Sequence[str]) -> str
         f"No server answers, although {', '.join(holders)} {verb} the data of a cluster ({len(holders)} of the site's {total} servers{gone}). "
         "More than half of its members must run. Nothing was changed. Next: where other members can come back, start them (systemctl start k3s; "
         "journalctl -u k3s says what is missing) and run this again. Where they are lost for good, the quorum is lost: begin anew from one "
-        f"server's data with k3s server --cluster-reset ({GUIDE}: Quorum lost)."
+        f"server's data: playbooks/restore.yml -e restore_component=cluster -e restore_server=<name> ({GUIDE}: Quorum lost)."
     )
