@@ -110,12 +110,23 @@ CHECKS = {
     ),
     "cluster": Check(
         pytest("-x", *LAB, *(f"tests/lifecycle/test_{name}.py" for name in BARE)),
-        without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
+        without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py", "tests/lifecycle/test_recovery.py"),
         bundle="cluster",
     ),
     "servers": Check(
         pytest("-x", *LAB, "tests/lifecycle/test_ha.py"),
-        without=(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/lifecycle/test_gpus.py"),
+        without=(
+            *(*NOT_OF_A_BARE_CLUSTER, "roles/component/*"),
+            *("tests/lifecycle/test_gpus.py", "tests/lifecycle/test_recovery.py"),
+        ),
+        bundle="cluster",
+    ),
+    "recovery": Check(
+        pytest("-x", *LAB, "tests/lifecycle/test_recovery.py"),
+        without=(
+            *(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/contract/*", "tests/e2e/*"),
+            *("tests/lifecycle/test_gpus.py", "tests/lifecycle/test_ha.py"),
+        ),
         bundle="cluster",
     ),
     # To the end, whatever fails: it takes long, and what comes later tells more.
@@ -123,7 +134,7 @@ CHECKS = {
         pytest(*LAB, "tests/lifecycle/test_site.py"),
         without=(
             *(*NOT_OF_SITES, "molecule/*", "tests/contract/test_k3s_*", "tests/contract/test_[gp]*"),
-            *(f"tests/lifecycle/test_{name}.py" for name in (*BARE, "ha")),
+            *(f"tests/lifecycle/test_{name}.py" for name in (*BARE, "ha", "recovery")),
         ),
         bundle="all",
     ),
