@@ -29,6 +29,9 @@ TASKS: dict[str, list[dict[str, Any]]] = {
         {"ansible.builtin.set_fact": {"_k3s_state": "{{ state }}"}, "when": "state is defined"},
     ],
     "same_version": [],
+    "snapshot": [note("snapshot", " {{ _k3s_snapshot_name }}")],
+    "start": [note("start", " {{ _k3s_since | default(0) }}")],
+    "tokens_join": [note("tokens", " {{ _k3s_join_host }}")],
     "files": [],
     "run": [REFUSE, MAKE_ROOM, note("run", " {{ _k3s_join_host or '-' }}"), COUNT],
     "stop": [note("stop")],
@@ -46,7 +49,8 @@ def main():
     module = AnsibleModule({name: {"type": "raw"} for name in %(options)r}, supports_check_mode=True)
     with open(%(log)r, "a") as log:
         log.write(%(name)r + " " + json.dumps(module.params[%(option)r]) + "\\n")
-    module.exit_json(changed=False)
+    begun = {kind: {"begun": 5.0} for kind in module.params.get("begun") or []}
+    module.exit_json(changed=False, record=begun, finished=7.0)
 
 
 main()
@@ -62,6 +66,7 @@ def listed(*names: str, votes: bool = True) -> list[dict[str, Any]]:
 DOUBLES = (
     *(("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state")),
     *(("k3s_aside", "keep_data"), ("k3s_reset", "snapshot"), ("node_files", "role")),
+    *(("k3s_rotation", "ended"), ("k3s_token", "of"), ("k3s_encryption", "state"), ("k3s_certificates", "service")),
 )
 OPTIONS = [
     "servers",
@@ -77,6 +82,7 @@ OPTIONS = [
     "state",
 ]
 OPTIONS += ["unmanaged_pods", "empty_dirs", "role", "folder", "keep_data", "snapshot", "directories", "files"]
+OPTIONS += ["begun", "ended", "of", "since", "service"]
 
 
 class Stage:
@@ -92,8 +98,7 @@ class Stage:
             (tasks / f"{name}.yml").write_text(yaml.safe_dump(content))
         for name in ("vars", "defaults"):
             (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
-        for name in ("settle", "backup", "snapshot", "restore", "restore_aside", "restore_check"):
-            (tasks / f"{name}.yml").symlink_to(PROJECT / f"roles/k3s/tasks/{name}.yml")
+        self.use("settle", "backup", "restore", "restore_aside", "restore_check", "no_rotation", "restart", "certificates")
         for path in (
             "preflight/tasks/main",
             "node/tasks/main",
@@ -111,6 +116,13 @@ class Stage:
             text = DOUBLE % {"log": str(self.log), "name": name, "option": option, "options": OPTIONS}
             (folder / "modules" / f"{name}.py").write_text(text)
 
+    def use(self, *names: str) -> None:
+        """Have task files of the role itself there, in place of doubles."""
+        for name in names:
+            path = self.folder / f"roles/k3s/tasks/{name}.yml"
+            path.unlink(missing_ok=True)
+            path.symlink_to(PROJECT / f"roles/k3s/tasks/{name}.yml")
+
     def run(
         self,
         states: dict[str, dict[str, Any] | None],
@@ -118,6 +130,7 @@ class Stage:
         playbook: str = "cluster",
         variables: dict[str, Any] | None = None,
         check: bool = False,
+        agent: dict[str, Any] | None = None,
     ) -> tuple[list[str], str]:
         """Run a playbook on servers in these states (None: dead) and an agent; the log, and what was said unless all went well."""
         local = {
@@ -127,7 +140,7 @@ class Stage:
             "log": str(self.log),
         }
         bare = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
-        bare |= {"version": "", "started": "", "restoring": False}
+        bare |= {"version": "", "started": "", "restoring": False, "rotation": {}}
         hosts = {
             # Nobody listens there.
             name: {"ansible_host": "127.0.0.1", "ansible_port": 1}
@@ -135,7 +148,10 @@ class Stage:
             else {**local, "state": {**bare, **state}, "woken": {**bare, **state.get("woken", state)}}
             for name, state in states.items()
         }
-        groups = {"server": {"hosts": hosts}, "agent": {"hosts": {"agent-1": {**local, "state": bare}}}}
+        groups = {
+            "server": {"hosts": hosts},
+            "agent": {"hosts": {"agent-1": {**local, "state": {**bare, **(agent or {})}}}},
+        }
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}, sort_keys=False))
         words = {
             **(variables or {}),

@@ -135,6 +135,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         path.parent.mkdir(exist_ok=True)
         path.write_text(SECRETS[name])
     (tmp_path / "data/server").mkdir(parents=True)
+    stage.use("snapshot")
     (tmp_path / "bin").mkdir()
     write_command(tmp_path)
     return stage
