@@ -139,7 +139,7 @@ class Stage:
             "ansible_python_interpreter": sys.executable,
             "log": str(self.log),
         }
-        bare = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
+        bare: dict[str, Any] = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
         bare |= {"version": "", "started": "", "restoring": False, "rotation": {}}
         hosts = {
             # Nobody listens there.

@@ -96,7 +96,11 @@ class TestServerToken:
 
     def test_k3s_makes_it_and_the_former_one_is_kept_for_snapshots(self, tmp_path: Path) -> None:
         configured, kept = self.files(tmp_path)
-        assert renew_server(configured, kept, BEGUN, rotate=lambda: place(kept, "K10ab::server:new\n", 1) and None)
+
+        def rotate() -> None:
+            place(kept, "K10ab::server:new\n", 1)
+
+        assert renew_server(configured, kept, BEGUN, rotate=rotate)
         assert configured.read_text() == "new"
         assert (tmp_path / FORMER).read_text() == "old"
         assert {path.stat().st_mode & 0o777 for path in (configured, tmp_path / FORMER)} == {0o600}
