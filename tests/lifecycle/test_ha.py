@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from .conftest import HA, QUICK, Run, Servers, Site
-from .test_upgrade import PORT, Client, deployment, said, start
+from .polling import Client, asking, said
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -112,29 +111,8 @@ def test_the_address_moves_to_a_server_that_answers(servers: Servers) -> None:
 @pytest.fixture
 def client(servers: Servers) -> Iterator[Client]:
     """A client of a Service whose two pods are not on the server that dies, through the nodes that stay."""
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "polled", "namespace": "default"},
-        "spec": {
-            "type": "NodePort",
-            "selector": {"app": "polled"},
-            "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
-        },
-    }
-    objects = deployment(servers.site, "polled")
-    term = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["server-1"]}
-    affinity = objects[0]["spec"]["template"]["spec"]["affinity"]
-    affinity["nodeAffinity"] = {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
-    }
-    start(servers.site, *objects, service)
-    client = Client([servers.site.nodes[name] for name in ("server-2", "server-3", "agent-1")])
-    thread = threading.Thread(target=client.run)
-    thread.start()
-    yield client
-    client.ended.set()
-    thread.join()
+    with asking(servers.site, ("server-2", "server-3", "agent-1"), not_on="server-1") as client:
+        yield client
 
 
 def pods(site: Site) -> list[tuple[str, int]]:
@@ -167,9 +145,7 @@ def test_the_first_server_is_lost_for_good(servers: Servers, client: Client) -> 
     # Neither a lost server nor a new one is a reason to restart the others.
     assert starts(site, ["server-2", "server-3"]) == kept
     servers.changes_nothing("-e", "slipway_absent=server-1")
-    print(json.dumps({"asked": client.asked, "lost": client.lost}))
-    assert client.asked > 100
-    assert len(client.lost) <= MAY_BE_LOST, client.lost
+    client.lost_at_most(MAY_BE_LOST)
 
 
 def test_a_node_is_removed(servers: Servers) -> None:
