@@ -65,7 +65,7 @@ NOT_OF_A_BARE_CLUSTER = (
     *("roles/postgresql/*", "tests/lifecycle/test_site.py"),
 )
 # What clusters without components are held to.
-BARE = ("contract", "gpus", "upgrade")
+BARE = ("contract", "gpus", "rotate", "upgrade")
 
 CHECKS = {
     # It looks at all but what .ansible-lint excludes.
