@@ -61,7 +61,7 @@ NODE = """
     slipway_kubectl: kubectl
     slipway_base_workloads: []
     slipway_ready_timeout: 5
-    _k3s_state: {version: v1.35.4+k3s1, members: []}
+    _k3s_state: {version: v1.35.4+k3s1, members: [], active: true}
   tasks:
     - ansible.builtin.include_role: {name: k3s, tasks_from: upgrade}
 """
