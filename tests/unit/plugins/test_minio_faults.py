@@ -61,6 +61,12 @@ def test_a_policy_with_a_typo() -> None:
     ]
 
 
+def test_a_quota_that_is_no_quantity() -> None:
+    assert faults(tenant(quota=[{"bucket": "shop", "size": "50GB"}])) == [
+        "minio_tenants: tenant 'shop': quota: bucket 'shop': '50GB' is not a Kubernetes quantity such as 500m, 2Gi or 10"
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
