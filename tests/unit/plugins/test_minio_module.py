@@ -34,6 +34,7 @@ class MinioServer:
         self.versioning: dict[str, str] = {}
         self.quotas: dict[str, str] = {}
         self.changes: list[str] = []
+        self.content_type = "application/xml"
         minio = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,7 +43,7 @@ class MinioServer:
 
             def answer(self, status: int, body: str = "") -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", "application/xml")
+                self.send_header("Content-Type", minio.content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command != "HEAD":
