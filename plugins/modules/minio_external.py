@@ -79,7 +79,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import secrets
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Kube, KubeClient
-from ansible.module_utils.slipway.minio_access import Login, read_tenant
+from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Login, read_tenant
 from ansible.module_utils.slipway.port_forward import way_to
 
 
@@ -143,7 +143,7 @@ def main() -> None:
                 "no_log": False,
                 "options": {"namespace": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
             },
-            "tenants": {"type": "list", "elements": "dict", "required": True},
+            "tenants": {"type": "list", "elements": "dict", "required": True, "options": TENANT_OPTIONS},
             "timeout": {"type": "int", "default": 10},
         },
         supports_check_mode=True,

@@ -40,33 +40,10 @@ options:
     type: str
     default: minio-root
   tenants:
-    description: Whose keys.
+    description: Whose keys, as the module M(minio_access) takes them.
     type: list
     elements: dict
     required: true
-    suboptions:
-      name:
-        description: Name of the tenant.
-        type: str
-        required: true
-      secret:
-        description: Secret with its key.
-        type: dict
-        required: true
-        suboptions:
-          namespace:
-            description: Namespace of the Secret.
-            type: str
-            required: true
-          name:
-            description: Name of the Secret.
-            type: str
-            required: true
-      copies:
-        description: Namespaces with copies of it.
-        type: list
-        elements: str
-        default: []
   owned:
     description: Namespaces whose workloads others restart.
     type: list
@@ -157,12 +134,7 @@ def main() -> None:
             "namespace": {"type": "str", "default": "minio"},
             # Names of Secrets, not their contents.
             "root_secret": {"type": "str", "default": "minio-root", "no_log": False},
-            "tenants": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {name: TENANT_OPTIONS[name] for name in ("name", "secret", "copies")},
-            },
+            "tenants": {"type": "list", "elements": "dict", "required": True, "options": TENANT_OPTIONS},
             "owned": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
         },

@@ -73,6 +73,8 @@ def test_a_quota_that_is_no_quantity() -> None:
     [
         (tenant(reed=["epos-models"]), "reed"),
         (tenant(expire=[{"bucket": "shop", "dais": 3}]), "dais"),
+        (tenant(quota=[{"bucket": "shop", "sise": "1Gi"}]), "sise"),
+        (tenant(expire_versions=[{"bucket": "shop", "days": "soon"}]), "soon"),
         (tenant(secret={"namespace": "shop"}), "missing required arguments: name"),
     ],
 )
@@ -96,7 +98,7 @@ def layout(claims: tuple[str, ...] = (), nodes: int = 9, size: str = "100Gi", **
     options = {name: value for name, value in DEFAULTS.items() if name != "minio_tenants"}
     options |= {f"minio_{name}": value for name, value in changes.items()}
     there = [{"metadata": {"name": name}, "spec": {"resources": {"requests": {"storage": "100Gi"}}}} for name in claims]
-    able = [{"spec": {}} for _ in range(nodes)]
+    able: list[dict[str, Any]] = [{"spec": {}} for _ in range(nodes)]
     found: list[str] = FILTERS["minio_layout_faults"](
         {**options, "minio_storage_size": size}, there, [*able, {"spec": {"taints": [{"effect": "NoSchedule"}]}}]
     )

@@ -63,7 +63,7 @@ class Cluster(FakeKube):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for name, value in (("time", clock), ("monotonic", clock), ("sleep", clock.sleep)):
-        monkeypatch.setattr(minio_rotation.time, name, value)
+        monkeypatch.setattr(f"ansible.module_utils.slipway.minio_rotation.time.{name}", value)
     return clock
 
 
