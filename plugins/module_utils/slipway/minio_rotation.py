@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.slipway import secrets
+from ansible.module_utils.slipway.drain import listed
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 from ansible.module_utils.slipway.minio_access import Login, Store, other_key
@@ -29,8 +30,6 @@ KNOWN = 30.0
 # Pods of others stay or end by themselves.
 _WORKLOADS = ("deployments", "statefulsets", "daemonsets")
 _OWNERS = {"ReplicaSet", "StatefulSet", "DaemonSet"}
-# More names in one message help nobody.
-SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,9 @@ class Rotation:
             return not left
 
         if not _within(timeout, nobody):
-            more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
             raise SlipwayError(
                 f"tenant {holder.tenant}: pods that may have the former key still run after {timeout:.0f} s: "
-                f"{', '.join(left[:SHOWN])}{more}. Both keys are valid, nothing is broken. Run it again when they have ended, or end them"
+                f"{listed(left)}. Both keys are valid, nothing is broken. Run it again when they have ended, or end them"
             )
         if self.store.user(begun["former"]) is not None:
             self.store.remove_user(begun["former"])

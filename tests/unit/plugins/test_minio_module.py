@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.slipway import secrets
 from ansible.module_utils.slipway.kube import Json
 
-from modules import minio_access
+from modules import minio_access, minio_rotation
 
 from .fakes import FakeKube, run_module
 
@@ -142,7 +142,8 @@ def arguments(minio: MinioServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("pipelines", "minio-epos", {"accessKey": "epos", "secretKey": SECRET_KEY}),
     ):
         secrets.ensure(kube, namespace, name, [secrets.Key(key, value=value) for key, value in keys.items()], {})
-    monkeypatch.setattr(minio_access, "KubeClient", lambda kubeconfig: kube)
+    for module in (minio_access, minio_rotation):
+        monkeypatch.setattr(module, "KubeClient", lambda kubeconfig: kube)
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(
         f'#!/bin/sh\necho "Forwarding from 127.0.0.1:{minio.server.server_port} -> 9000"\nexec sleep 30\n'
@@ -226,6 +227,24 @@ def test_a_bucket_of_nobody_stops_it_before_any_change(minio: MinioServer, argum
         assert "tenant 'epos': bucket 'datasets' is in the store already" in message
     assert minio.changes == []
     assert run_module(minio_access, {**arguments, "adopt": ["datasets"]})["changed"] is True
+    assert run_module(minio_access, arguments)["changed"] is False
+
+
+def test_a_key_is_exchanged_and_an_installation_in_between_leaves_both(minio: MinioServer, arguments: Json) -> None:
+    run_module(minio_access, arguments)
+    rotating = {**arguments, "timeout": 5}
+    planned = run_module(minio_rotation, {**rotating, "state": "begun"}, check=True)
+    assert minio.changes[-1] == "set-user-or-group-policy" and set(minio.users) == {"epos"}
+    begun = run_module(minio_rotation, {**rotating, "state": "begun"})
+    assert (
+        begun["changes"] == planned["changes"] == ["tenant epos: second key made, Secret pipelines/minio-epos has it"]
+    )
+    assert {name: user["policyName"] for name, user in minio.users.items()} == {"epos": "epos", "epos.2": "epos"}
+    assert run_module(minio_access, arguments)["changed"] is False
+    results = [run_module(minio_rotation, {**rotating, "state": state}) for state in ("begun", "handed_over", "ended")]
+    assert [result["changes"] for result in results] == [[], [], ["tenant epos: former key removed"]]
+    assert set(minio.users) == {"epos.2"}
+    assert run_module(minio_rotation, {**rotating, "state": "ended"})["changed"] is False
     assert run_module(minio_access, arguments)["changed"] is False
 
 
