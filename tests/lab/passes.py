@@ -110,7 +110,12 @@ CHECKS = {
     ),
     "cluster": Check(
         pytest("-x", *LAB, *(f"tests/lifecycle/test_{name}.py" for name in BARE)),
-        without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py", "tests/lifecycle/test_recovery.py"),
+        without=(
+            *NOT_OF_A_BARE_CLUSTER,
+            "tests/e2e/*",
+            "tests/lifecycle/test_ha.py",
+            "tests/lifecycle/test_recovery.py",
+        ),
         bundle="cluster",
     ),
     "servers": Check(

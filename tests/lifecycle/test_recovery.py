@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .conftest import HA, QUICK, Run, Servers, Site
-from .test_upgrade import deployment, said, start
+from .polling import deployment, said, start
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -98,7 +98,9 @@ class Stage:
             (tasks / f"{name}.yml").write_text(yaml.safe_dump(content))
         for name in ("vars", "defaults"):
             (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
-        self.use("settle", "backup", "restore", "restore_aside", "restore_check", "no_rotation", "restart", "certificates")
+        self.use(
+            "settle", "backup", "restore", "restore_aside", "restore_check", "no_rotation", "restart", "certificates"
+        )
         for path in (
             "preflight/tasks/main",
             "node/tasks/main",
@@ -139,7 +141,13 @@ class Stage:
             "ansible_python_interpreter": sys.executable,
             "log": str(self.log),
         }
-        bare: dict[str, Any] = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
+        bare: dict[str, Any] = {
+            "has_data": False,
+            "has_password": False,
+            "members": None,
+            "active": False,
+            "server_url": "",
+        }
         bare |= {"version": "", "started": "", "restoring": False, "rotation": {}}
         hosts = {
             # Nobody listens there.

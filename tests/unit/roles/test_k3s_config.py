@@ -85,6 +85,8 @@ def test_snapshots_to_s3_name_a_secret_and_hold_none(tmp_path: Path) -> None:
         "etcd-s3": True,
         "etcd-s3-config-secret": "s3",
     }
+
+
 def test_hardening_is_on_unless_somebody_says_otherwise(configs: dict[str, Any]) -> None:
     """What API server, controllers and kubelets are started with; the site's own arguments of the kubelet are added."""
     server, agent = configs["server-b"], configs["gpu-a"]
