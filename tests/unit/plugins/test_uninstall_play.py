@@ -8,7 +8,7 @@ import pytest
 
 from .plays import PROJECT, run_playbook
 
-REMOVABLE = "gpu_operator, cert_manager, front_door, git, argocd, kubeflow_pipelines."
+REMOVABLE = "gpu_operator, cert_manager, front_door, git, argocd, kubeflow_pipelines, postgresql, airflow."
 
 
 @pytest.mark.parametrize(
