@@ -9,11 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.contract.conftest import wait_for
 
 from .conftest import PROJECT, Run, Site
 from .test_upgrade import PORT, Client, deployment, said, start
@@ -188,6 +192,15 @@ def test_the_address_moves_to_a_server_that_answers(servers: Servers) -> None:
         site.ssh(holder, "systemctl start k3s")
 
 
+def answers(address: str) -> bool:
+    """Whether the client's Service answers at a node."""
+    try:
+        with urllib.request.urlopen(f"http://{address}:{PORT}/", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def client(servers: Servers) -> Iterator[Client]:
     """A client of a Service whose two pods are not on the server that dies, through the nodes that stay."""
@@ -209,6 +222,9 @@ def client(servers: Servers) -> Iterator[Client]:
     }
     start(servers.site, *objects, service)
     client = Client([servers.site.nodes[name] for name in ("server-2", "server-3", "agent-1")])
+    # A node whose server has just gone away learns of a new Service some seconds later.
+    for address in client.addresses:
+        wait_for(f"an answer of {address}", partial(answers, address))
     thread = threading.Thread(target=client.run)
     thread.start()
     yield client
