@@ -105,6 +105,8 @@ def network() -> Iterator[None]:
     """The tests' own network; what podman leaves of it in the firewall is taken away, and the rest is as before."""
     residue.remember()
     podman("network", "rm", "--force", PREFIX, check=False)
+    # Removing one makes chains, too, where there were none.
+    residue.restore()
     before = firewall()
     podman("network", "create", "--disable-dns", f"--subnet={SUBNET}", PREFIX)
     try:
