@@ -20,8 +20,9 @@ options:
     description:
       - C(absent) removes the Node.
       - C(unbound) only removes the password, for a machine that was installed anew and still holds the data of its member of etcd.
+      - C(readmitted) does so too and leaves the pods, for the same machine, whose password may be another one than in a restored datastore.
     type: str
-    choices: [absent, unbound]
+    choices: [absent, unbound, readmitted]
     default: absent
   patience:
     description: Seconds in which the Node must have become not ready; 0 removes it as it is, for one whose k3s was stopped.
@@ -98,11 +99,13 @@ def await_gone(
 
 
 def forget(name: str, state: str, timeout: int) -> None:
-    """Remove the Node, or only the machine's password, and the pods bound to it. Raises SlipwayError."""
+    """Remove the Node, or only the machine's password, and the pods bound to it unless it is the same machine. Raises SlipwayError."""
     words = ["node", name]
-    if state == "unbound":
+    if state != "absent":
         words = ["secret", f"{name}.node-password.k3s", "--namespace=kube-system"]
     kubectl("delete", *words, "--ignore-not-found", f"--timeout={timeout}s", timeout=timeout + 10)
+    if state == "readmitted":
+        return
     # Pods bound to the name would start on a new machine as they were, with addresses of the old one's network.
     kubectl(
         "delete",
@@ -121,7 +124,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["absent", "unbound"], "default": "absent"},
+            "state": {"type": "str", "choices": ["absent", "unbound", "readmitted"], "default": "absent"},
             "patience": {"type": "int", "default": 60},
             "timeout": {"type": "int", "default": 120},
         },

@@ -26,6 +26,10 @@ options:
     description: Set in check mode when an earlier task has announced a change of an input file.
     type: bool
     default: false
+  since:
+    description: Restart a k3s that has run since before this moment (seconds since 1970), whatever its inputs.
+    type: float
+    default: 0
   marker:
     description: JSON file on the node that records the start.
     type: path
@@ -60,7 +64,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.files import file_sha256, write_atomically
-from ansible.module_utils.slipway.k3s import MARKER, UNITS, binary_version
+from ansible.module_utils.slipway.k3s import MARKER, UNITS, binary_version, epoch
 
 
 def digest(paths: list[str]) -> str:
@@ -86,7 +90,7 @@ def read_marker(path: str) -> dict[str, Any]:
 
 def show(unit: str) -> dict[str, str]:
     """Return the properties of `unit` that decide about it."""
-    properties = "ActiveState,UnitFileState,NRestarts,NeedDaemonReload,InvocationID"
+    properties = "ActiveState,UnitFileState,NRestarts,NeedDaemonReload,InvocationID,ExecMainStartTimestampMonotonic"
     answer = subprocess.run(["systemctl", "show", unit, "-p", properties], capture_output=True, text=True, check=True)
     return dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
 
@@ -96,7 +100,9 @@ def systemctl(*arguments: str) -> None:
     subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=True)
 
 
-def reason_to_start(state: dict[str, str], marker: dict[str, Any], wanted: str, pending: bool) -> str:
+def reason_to_start(
+    state: dict[str, str], marker: dict[str, Any], wanted: str, pending: bool, since: float = 0.0
+) -> str:
     """Return why the service must be started or restarted, or an empty string."""
     if state.get("ActiveState") != "active":
         return f"it was {state.get('ActiveState', 'unknown')}"
@@ -104,6 +110,8 @@ def reason_to_start(state: dict[str, str], marker: dict[str, Any], wanted: str, 
         return "its files changed since it was started"
     if state.get("NeedDaemonReload") == "yes":
         return "its unit changed since it was loaded"
+    if epoch(state.get("ExecMainStartTimestampMonotonic", "")) < since:
+        return "it has not been started since what it reads at its start was changed"
     return ""
 
 
@@ -135,6 +143,7 @@ def main() -> None:
             "role": {"type": "str", "required": True, "choices": ["server", "agent"]},
             "inputs": {"type": "list", "elements": "path", "required": True},
             "pending": {"type": "bool", "default": False},
+            "since": {"type": "float", "default": 0.0},
             "marker": {"type": "path", "default": MARKER},
             "timeout": {"type": "int", "default": 300},
         },
@@ -144,7 +153,8 @@ def main() -> None:
     marker = read_marker(module.params["marker"])
     wanted = digest(module.params["inputs"])
     state = show(unit)
-    reason = reason_to_start(state, marker, wanted, module.params["pending"] and module.check_mode)
+    pending = module.params["pending"] and module.check_mode
+    reason = reason_to_start(state, marker, wanted, pending, module.params["since"])
     enable = state.get("UnitFileState") != "enabled"
     changed = bool(reason) or enable or not marker.get("complete")
     if module.check_mode or not changed:
@@ -172,6 +182,8 @@ def main() -> None:
                 f"Next: journalctl -u {unit} on this node; mend the cause and run the playbook again."
             )
         )
+    # A restore that put data aside has ended with this start.
+    marker.pop("restoring", None)
     marker = {**marker, "role": module.params["role"], "applied": wanted, "version": binary_version(), "complete": True}
     write_atomically(Path(module.params["marker"]), json.dumps(marker, indent=2), 0o600)
     module.exit_json(changed=True, reason=reason)

@@ -39,7 +39,9 @@ state:
     has_password: {description: Whether the node holds the password by which servers know it again, type: bool}
     server_url: {description: The server that the node's configuration joins or empty, type: str}
     version: {description: "Version of the k3s program that lies there, such as V(v1.35.8+k3s1), or empty", type: str}
+    restoring: {description: Whether a restore has put the data of this node aside and it has not been started since, type: bool}
     started: {description: Version that the service was last started with, or empty where nobody has noted it, type: str}
+    rotation: {description: "The kinds of a rotation that was begun here and has not ended, each with its times", type: dict}
 """
 
 import contextlib
@@ -54,6 +56,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.k3s import BINARY, MARKER, UNITS, binary_version
 from ansible.module_utils.slipway.k3s_members import ask
+from ansible.module_utils.slipway.k3s_rotation import RECORD, read_record
 
 
 def read_state(root: Path = Path("/")) -> dict[str, Any]:
@@ -77,6 +80,8 @@ def read_state(root: Path = Path("/")) -> dict[str, Any]:
         "server_url": server_url,
         "version": binary_version(str(root / BINARY.lstrip("/"))),
         "started": str(marker.get("version", "")) if isinstance(marker, dict) else "",
+        "restoring": isinstance(marker, dict) and bool(marker.get("restoring")),
+        "rotation": read_record(root / RECORD.lstrip("/")),
     }
 
 

@@ -8,10 +8,12 @@ module: minio_access
 short_description: Ensure buckets, users and policies of a MinIO in the cluster
 description:
   - Makes each tenant's buckets, a policy that allows exactly these and to read those named, and a user with that policy only.
-  - Sets what expires in a bucket; rules that others have made for it stay.
+  - Sets what expires in a bucket; rules that others have made for it stay. Versioning and quotas are set where they are named, and stay
+    as they are elsewhere.
+  - Refuses a bucket that is there and was nobody's of the tenants, before it changes anything.
   - All credentials are read from Secrets in the cluster.
   - A user whose secret key differs from its Secret gets that of the Secret.
-  - Buckets, policies and users that are not listed are left alone.
+  - Buckets, policies and users that are not listed are left alone, but for the former key of a tenant that is not rotating.
   - Runs on the controller and reaches MinIO by C(kubectl port-forward), which ends with the task.
 options:
   kubeconfig:
@@ -34,6 +36,15 @@ options:
     description: Port of the Service.
     type: int
     default: 9000
+  endpoint:
+    description: Where a MinIO of somebody else is, as C(host:port), in place of I(service); its administrator is that of I(root_secret).
+    type: str
+    default: ""
+  adopt:
+    description: Buckets that are there, and may become those of the tenants that list them.
+    type: list
+    elements: str
+    default: []
   root_secret:
     description: Secret in I(namespace) with the root credentials, under the keys C(rootUser) and C(rootPassword).
     type: str
@@ -75,6 +86,43 @@ options:
           days:
             description: Days after an object was written.
             type: int
+            required: true
+      versioned:
+        description: Buckets of this tenant that keep versions.
+        type: list
+        elements: str
+        default: []
+      expire_versions:
+        description: What is deleted a time after it was replaced or deleted.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          bucket:
+            description: One of I(versioned).
+            type: str
+            required: true
+          prefix:
+            description: How the names of the objects begin; empty for all.
+            type: str
+            default: ""
+          days:
+            description: Days after that.
+            type: int
+            required: true
+      quota:
+        description: How much a bucket may hold.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          bucket:
+            description: A bucket of this tenant.
+            type: str
+            required: true
+          size:
+            description: A Kubernetes quantity; 0 takes the quota away.
+            type: str
             required: true
       secret:
         description: Secret with the user's credentials, under the keys C(accessKey) and C(secretKey).
@@ -128,12 +176,12 @@ changes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.slipway import minio_access, secrets
+from ansible.module_utils.slipway import minio_access, minio_rotation, secrets
 from ansible.module_utils.slipway.changes import end_with_changes
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Kube, KubeClient
-from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Login
-from ansible.module_utils.slipway.port_forward import port_forward
+from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Login, Tenant
+from ansible.module_utils.slipway.port_forward import way_to
 
 
 def _login(kube: Kube, namespace: str, name: str, keys: tuple[str, str], check: bool) -> Login | None:
@@ -142,6 +190,11 @@ def _login(kube: Kube, namespace: str, name: str, keys: tuple[str, str], check: 
     if values is None and not check:
         raise SlipwayError(f"there is no Secret {namespace}/{name}")
     return Login(values[keys[0]], values[keys[1]]) if values else None
+
+
+def _is_rotating(kube: Kube, tenant: Tenant) -> bool:
+    secret = kube.get(secrets.path(tenant.secret_namespace, tenant.secret_name))
+    return secret is not None and bool(minio_rotation.state(secret))
 
 
 def run(module: AnsibleModule) -> list[str]:
@@ -156,8 +209,11 @@ def run(module: AnsibleModule) -> list[str]:
         for tenant in tenants
     }
     logins = {name: login for name, login in found.items() if login}
-    service = kube.get(f"/api/v1/namespaces/{params['namespace']}/services/{params['service']}")
-    if root is None or (check and service is None):
+    rotating = {tenant.name for tenant in tenants if _is_rotating(kube, tenant)}
+    absent = not params["endpoint"] and (
+        kube.get(f"/api/v1/namespaces/{params['namespace']}/services/{params['service']}") is None
+    )
+    if root is None or (check and absent):
         return [change.text for change in minio_access.plan(minio_access.Nothing(), tenants, logins)]
     module.no_log_values.update(login.secret_key for login in (root, *logins.values()))
     minio_access.check_or_raise(minio_access.login_problems(logins, root))
@@ -165,11 +221,9 @@ def run(module: AnsibleModule) -> list[str]:
     # Imported here, as only a real server needs the SDK.
     from ansible.module_utils.slipway.minio_client import MinioStore
 
-    target = f"service/{params['service']}"
-    with port_forward(
-        params["kubectl"], params["kubeconfig"], params["namespace"], target, params["port"], params["timeout"]
-    ) as endpoint:
-        store = MinioStore(endpoint, root)
+    endpoint = params["endpoint"] or f"{params['service']}.{params['namespace']}.svc:{params['port']}"
+    with way_to(params["kubectl"], params["kubeconfig"], endpoint, params["timeout"]) as address:
+        store = MinioStore(address, root)
         store.await_ready(params["timeout"])
         with store.errors():
             if not store.accepts(root):
@@ -177,7 +231,8 @@ def run(module: AnsibleModule) -> list[str]:
                     f"MinIO refuses the credentials of Secret {params['namespace']}/{params['root_secret']}; "
                     "was the Secret changed without a restart of MinIO's pods?"
                 )
-            changes = minio_access.plan(store, tenants, logins)
+            minio_access.check_or_raise(minio_access.foreign_buckets(store, tenants, logins, params["adopt"]))
+            changes = minio_access.plan(store, tenants, logins, rotating)
             for change in [] if check else changes:
                 change.do(store)
     return [change.text for change in changes]
@@ -191,6 +246,8 @@ def main() -> None:
             "namespace": {"type": "str", "default": "minio"},
             "service": {"type": "str", "default": "minio"},
             "port": {"type": "int", "default": 9000},
+            "endpoint": {"type": "str", "default": ""},
+            "adopt": {"type": "list", "elements": "str", "default": []},
             # Names of Secrets, not their contents.
             "root_secret": {"type": "str", "default": "minio-root", "no_log": False},
             "tenants": {"type": "list", "elements": "dict", "required": True, "options": TENANT_OPTIONS},

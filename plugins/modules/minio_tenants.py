@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: minio_tenants
 short_description: Ensure the namespaces and Secrets of MinIO's tenants, and copies of these Secrets
 description:
-  - Generates each tenant's credentials in the Secret named, keys C(accessKey), C(secretKey) and C(endpoint). Existing keys stay.
+  - Generates each tenant's credentials in the Secret named, keys C(accessKey), C(secretKey) and C(endpoint). Existing keys stay; C(endpoint)
+    follows I(endpoint).
   - Keeps copies of it in other namespaces, under the same name. Copies that are not listed any more are removed.
   - Does not need MinIO to run; M(minio_access) makes the users.
   - Runs on the controller.
@@ -44,7 +45,8 @@ options:
         elements: str
         default: []
       read: *access
-      expire:
+      versioned: *access
+      expire: &expire
         description: Taken for the module minio_access.
         type: list
         elements: dict
@@ -61,6 +63,21 @@ options:
           days:
             description: Days.
             type: int
+            required: true
+      expire_versions: *expire
+      quota:
+        description: Taken for the module minio_access.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          bucket:
+            description: A bucket.
+            type: str
+            required: true
+          size:
+            description: A quantity.
+            type: str
             required: true
       secret:
         description: Secret with the credentials.

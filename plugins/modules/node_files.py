@@ -28,6 +28,14 @@ options:
       content: {description: What it holds., type: str, required: true}
       mode: {description: "Its mode, as chmod takes it.", type: str, default: "0600"}
       keep: {description: "Whether one that exists stays as it is, its mode included.", type: bool, default: false}
+  absent:
+    description: Files that must not be there.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Where it would be., type: path, required: true}
+      begins: {description: "How its text must begin, or it is somebody else's and stays.", type: str, required: true}
 author: [Slipway]
 """
 
@@ -95,6 +103,15 @@ class NodeFiles:
                 write_atomically(path, content, mode)
             self._own(path, mode)
 
+    def absent(self, path: Path, begins: str) -> None:
+        """Have no file of ours, by how its text begins."""
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        if not text.startswith(begins):
+            return
+        self._tell(path, text, "")
+        if not self.check:
+            path.unlink()
+
     def _is_owned(self, path: Path, mode: int) -> bool:
         found = path.stat()
         return (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, self.owner, self.owner)
@@ -119,6 +136,8 @@ def ensure(files: NodeFiles, params: dict[str, Any]) -> None:
         files.directory(Path(each["path"]), _mode(each))
     for each in params["files"]:
         files.file(Path(each["path"]), each["content"], _mode(each), each["keep"])
+    for each in params["absent"]:
+        files.absent(Path(each["path"]), each["begins"])
 
 
 def _mode(wanted: dict[str, Any]) -> int:
@@ -148,6 +167,12 @@ def main() -> None:
                     "mode": {"type": "str", "default": "0600"},
                     "keep": {"type": "bool", "default": False},
                 },
+            },
+            "absent": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"path": {"type": "path", "required": True}, "begins": {"type": "str", "required": True}},
             },
         },
         supports_check_mode=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.slipway.port_forward import standing_port_forward
+from ansible.module_utils.slipway.port_forward import service_of, standing_port_forward
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from minio import Minio
@@ -44,6 +44,17 @@ class Site:
         """Return the decoded values of a Secret."""
         data = self.core.read_namespaced_secret(name, namespace).data
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    @contextmanager
+    def way_to(self, endpoint: str) -> Iterator[str]:
+        """Yield where host:port is reached from here: a Service of the site by a port forward, all else as it is."""
+        host, _, port = endpoint.rpartition(":")
+        if not (service := service_of(host)):
+            yield endpoint
+            return
+        place = (service[0], f"service/{service[1]}", int(port))
+        with standing_port_forward(str(self.kubectl), str(self.kubeconfig), *place) as address:
+            yield address
 
     def pod_log(self, namespace: str, name: str, container: str, lines: int | None = None) -> str:
         """Return the log of a pod's container so far, or its last `lines`; empty while it has none."""
@@ -95,7 +106,9 @@ class Store:
     ) -> Iterator[Store]:
         """Yield the store with the credentials in the Secret `namespace`/`secret`."""
         credentials = site.secret(namespace, secret)
-        with standing_port_forward(str(site.kubectl), str(site.kubeconfig), "minio", "service/minio", 9000) as endpoint:
+        # An administrator's Secret says nothing of it.
+        endpoint = credentials.get("endpoint", "minio.minio.svc:9000")
+        with site.way_to(endpoint) as endpoint:
             user, password = (credentials[key] for key in keys)
             yield cls(
                 Minio(endpoint=endpoint, access_key=user, secret_key=password, secure=False), endpoint, credentials

@@ -62,10 +62,11 @@ NOT_OF_A_BARE_CLUSTER = (
     *NOT_OF_SITES,
     *("molecule/*", "pipelines/*", "services/*", "roles/airflow/*", "roles/argocd/*"),
     *("roles/cert_manager/*", "roles/front_door/*", "roles/git/*", "roles/kubeflow_pipelines/*", "roles/minio/*"),
-    *("roles/postgresql/*", "tests/lifecycle/test_site.py"),
+    *("roles/postgresql/*", "tests/contract/kfp/*", "tests/contract/test_kfp_*", "tests/contract/test_postgresql_*"),
+    "tests/lifecycle/test_site.py",
 )
 # What clusters without components are held to.
-BARE = ("contract", "gpus", "upgrade")
+BARE = ("contract", "gpus", "rotate", "upgrade")
 
 CHECKS = {
     # It looks at all but what .ansible-lint excludes.
@@ -110,12 +111,26 @@ CHECKS = {
     ),
     "cluster": Check(
         pytest("-x", *LAB, *(f"tests/lifecycle/test_{name}.py" for name in BARE)),
-        without=(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*", "tests/lifecycle/test_ha.py"),
+        without=(
+            *(*NOT_OF_A_BARE_CLUSTER, "tests/e2e/*"),
+            *("tests/lifecycle/test_ha.py", "tests/lifecycle/test_recovery.py"),
+        ),
         bundle="cluster",
     ),
     "servers": Check(
         pytest("-x", *LAB, "tests/lifecycle/test_ha.py"),
-        without=(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/lifecycle/test_gpus.py"),
+        without=(
+            *(*NOT_OF_A_BARE_CLUSTER, "roles/component/*"),
+            *("tests/lifecycle/test_gpus.py", "tests/lifecycle/test_recovery.py"),
+        ),
+        bundle="cluster",
+    ),
+    "recovery": Check(
+        pytest("-x", *LAB, "tests/lifecycle/test_recovery.py"),
+        without=(
+            *(*NOT_OF_A_BARE_CLUSTER, "roles/component/*", "tests/contract/*", "tests/e2e/*"),
+            *("tests/lifecycle/test_gpus.py", "tests/lifecycle/test_ha.py"),
+        ),
         bundle="cluster",
     ),
     # To the end, whatever fails: it takes long, and what comes later tells more.
@@ -123,7 +138,7 @@ CHECKS = {
         pytest(*LAB, "tests/lifecycle/test_site.py"),
         without=(
             *(*NOT_OF_SITES, "molecule/*", "tests/contract/test_k3s_*", "tests/contract/test_[gp]*"),
-            *(f"tests/lifecycle/test_{name}.py" for name in (*BARE, "ha")),
+            *(f"tests/lifecycle/test_{name}.py" for name in (*BARE, "ha", "recovery")),
         ),
         bundle="all",
     ),

@@ -1,4 +1,4 @@
-"""A lab site from its first installation to its removal."""
+"""Lab sites from their first installation to their removal."""
 
 from __future__ import annotations
 
@@ -192,3 +192,92 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("logs"), nodes)
     yield site
     site.run("make", "down")
+
+
+# The lab's site of several servers.
+HA = "lab-ha"
+# The suite's part for a site without components runs once; the other runs leave it out.
+QUICK = ("--skip-tags", "verify")
+
+
+class Servers:
+    """The site of several servers in an inventory of the test's own, which changes."""
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self.folder = folder / HA
+        self.folder.mkdir()
+        shipped = PROJECT / "inventories" / HA
+        (self.folder / "group_vars").symlink_to(shipped / "group_vars")
+        self.groups = yaml.safe_load((shipped / "hosts.yml").read_text())["k3s_cluster"]["children"]
+        self.site = Site(logs, {}, HA, self.folder)
+        self.write()
+
+    def write(self) -> None:
+        """Write the inventory."""
+        text = yaml.safe_dump({"k3s_cluster": {"children": self.groups}}, sort_keys=False)
+        (self.folder / "hosts.yml").write_text(text)
+        groups = self.groups.values()
+        self.site.nodes = {name: host["ansible_host"] for group in groups for name, host in group["hosts"].items()}
+
+    @property
+    def servers(self) -> dict[str, dict[str, str]]:
+        """Name and variables of each server."""
+        hosts: dict[str, dict[str, str]] = self.groups["server"]["hosts"]
+        return hosts
+
+    def reorder(self) -> None:
+        """Name the same hosts in the opposite order."""
+        self.groups["server"]["hosts"] = dict(reversed(self.servers.items()))
+        self.groups = dict(reversed(self.groups.items()))
+        self.write()
+
+    def machines(self, without: str = "") -> None:
+        """Start the machines that the inventory names and that are not there yet, but for one that is lost."""
+        groups = {
+            group: {"hosts": {name: host for name, host in content["hosts"].items() if name != without}}
+            for group, content in self.groups.items()
+        }
+        path = self.folder.parent / "machines.yml"
+        path.write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}))
+        self.site.lab("up", "--site", HA, "--inventory", str(path))
+
+    def wipe(self, *names: str) -> None:
+        """Take machines away for good, with their disks; `machines` puts new ones in their place."""
+        for name in names:
+            container = f"slipway-{HA}-{name}"
+            subprocess.run(["podman", "rm", "--force", "--time=0", container], check=True, capture_output=True)
+            volumes = [f"{container}-rancher", f"{container}-kubelet"]
+            subprocess.run(["podman", "volume", "rm", *volumes], check=True, capture_output=True)
+
+    def voters(self) -> list[str]:
+        """Names of the Nodes that are Ready and vote."""
+        found = []
+        for item in self.site.kubectl("get", "nodes", "-l", "node-role.kubernetes.io/etcd=true")["items"]:
+            conditions = {each["type"]: each["status"] for each in item["status"]["conditions"]}
+            if (conditions["Ready"], conditions.get("EtcdIsVoter")) == ("True", "True"):
+                found.append(item["metadata"]["name"])
+        return sorted(found)
+
+    def succeeds(self, name: str, *words: str) -> Run:
+        """Run a playbook that must not fail."""
+        run = self.site.playbook(name, *words)
+        assert run.status == 0, run.output[-6000:]
+        return run
+
+    def changes_nothing(self, *words: str) -> None:
+        """Run site.yml, which must find nothing to do."""
+        run = self.succeeds("site", *QUICK, *words)
+        assert set(run.changed().values()) == {0}, run.changed_tasks()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Three servers and an agent, installed; removed at the end, however the tests went."""
+    servers = Servers(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("logs"))
+    site = servers.site
+    try:
+        assert site.run("make", "bundle", SITE=HA).status == 0
+        servers.machines()
+        yield servers
+    finally:
+        site.run("make", "down", SITE=HA)

@@ -7,106 +7,22 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.contract.conftest import wait_for
-
-from .conftest import PROJECT, Run, Site
-from .test_upgrade import PORT, Client, deployment, said, start
+from .conftest import HA, QUICK, Run, Servers, Site
+from .polling import Client, asking, said
 
 pytestmark = pytest.mark.timeout(2400)
 
-NAME = "lab-ha"
-# The suite's part for a site without components runs once; the other runs leave it out.
-QUICK = ("--skip-tags", "verify")
 # Of inventories/lab-ha, and how long the API may be away from it when its holder fails.
 ADDRESS = "10.77.2.10"
 MOVES_WITHIN_S = 20
 # A client that asks the nodes which stay five times a second may lose so many requests while the first server dies and is replaced.
 MAY_BE_LOST = 5
-
-
-class Servers:
-    """The site in an inventory of the test's own, which changes."""
-
-    def __init__(self, folder: Path, logs: Path) -> None:
-        self.folder = folder / NAME
-        self.folder.mkdir()
-        shipped = PROJECT / "inventories" / NAME
-        (self.folder / "group_vars").symlink_to(shipped / "group_vars")
-        self.groups = yaml.safe_load((shipped / "hosts.yml").read_text())["k3s_cluster"]["children"]
-        self.site = Site(logs, {}, NAME, self.folder)
-        self.write()
-
-    def write(self) -> None:
-        """Write the inventory."""
-        text = yaml.safe_dump({"k3s_cluster": {"children": self.groups}}, sort_keys=False)
-        (self.folder / "hosts.yml").write_text(text)
-        groups = self.groups.values()
-        self.site.nodes = {name: host["ansible_host"] for group in groups for name, host in group["hosts"].items()}
-
-    @property
-    def servers(self) -> dict[str, dict[str, str]]:
-        """Name and variables of each server."""
-        hosts: dict[str, dict[str, str]] = self.groups["server"]["hosts"]
-        return hosts
-
-    def reorder(self) -> None:
-        """Name the same hosts in the opposite order."""
-        self.groups["server"]["hosts"] = dict(reversed(self.servers.items()))
-        self.groups = dict(reversed(self.groups.items()))
-        self.write()
-
-    def machines(self, without: str = "") -> None:
-        """Start the machines that the inventory names and that are not there yet, but for one that is lost."""
-        groups = {
-            group: {"hosts": {name: host for name, host in content["hosts"].items() if name != without}}
-            for group, content in self.groups.items()
-        }
-        path = self.folder.parent / "machines.yml"
-        path.write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}))
-        self.site.lab("up", "--site", NAME, "--inventory", str(path))
-
-    def voters(self) -> list[str]:
-        """Names of the Nodes that are Ready and vote."""
-        found = []
-        for item in self.site.kubectl("get", "nodes", "-l", "node-role.kubernetes.io/etcd=true")["items"]:
-            conditions = {each["type"]: each["status"] for each in item["status"]["conditions"]}
-            if (conditions["Ready"], conditions.get("EtcdIsVoter")) == ("True", "True"):
-                found.append(item["metadata"]["name"])
-        return sorted(found)
-
-    def succeeds(self, name: str, *words: str) -> Run:
-        """Run a playbook that must not fail."""
-        run = self.site.playbook(name, *words)
-        assert run.status == 0, run.output[-6000:]
-        return run
-
-    def changes_nothing(self, *words: str) -> None:
-        """Run site.yml, which must find nothing to do."""
-        run = self.succeeds("site", *QUICK, *words)
-        assert set(run.changed().values()) == {0}, run.changed_tasks()
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Three servers and an agent, installed; removed at the end, however the tests went."""
-    servers = Servers(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("logs"))
-    site = servers.site
-    try:
-        assert site.run("make", "bundle", SITE=NAME).status == 0
-        servers.machines()
-        yield servers
-    finally:
-        site.run("make", "down", SITE=NAME)
 
 
 def starts(site: Site, names: list[str]) -> dict[str, str]:
@@ -192,44 +108,11 @@ def test_the_address_moves_to_a_server_that_answers(servers: Servers) -> None:
         site.ssh(holder, "systemctl start k3s")
 
 
-def answers(address: str) -> bool:
-    """Whether the client's Service answers at a node."""
-    try:
-        with urllib.request.urlopen(f"http://{address}:{PORT}/", timeout=2):
-            return True
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def client(servers: Servers) -> Iterator[Client]:
     """A client of a Service whose two pods are not on the server that dies, through the nodes that stay."""
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "polled", "namespace": "default"},
-        "spec": {
-            "type": "NodePort",
-            "selector": {"app": "polled"},
-            "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
-        },
-    }
-    objects = deployment(servers.site, "polled")
-    term = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["server-1"]}
-    affinity = objects[0]["spec"]["template"]["spec"]["affinity"]
-    affinity["nodeAffinity"] = {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
-    }
-    start(servers.site, *objects, service)
-    client = Client([servers.site.nodes[name] for name in ("server-2", "server-3", "agent-1")])
-    # A node whose server has just gone away learns of a new Service some seconds later.
-    for address in client.addresses:
-        wait_for(f"an answer of {address}", partial(answers, address))
-    thread = threading.Thread(target=client.run)
-    thread.start()
-    yield client
-    client.ended.set()
-    thread.join()
+    with asking(servers.site, ("server-2", "server-3", "agent-1"), not_on="server-1") as client:
+        yield client
 
 
 def pods(site: Site) -> list[tuple[str, int]]:
@@ -241,7 +124,7 @@ def pods(site: Site) -> list[tuple[str, int]]:
 def test_the_first_server_is_lost_for_good(servers: Servers, client: Client) -> None:
     """An unchanged run stops and names it; declared absent and with a new server there are three votes again, and workloads have not noticed."""
     site, before = servers.site, pods(servers.site)
-    site.lab("fault", "--site", NAME, "--inventory", str(servers.folder / "hosts.yml"), "server-1", "kill")
+    site.lab("fault", "--site", HA, "--inventory", str(servers.folder / "hosts.yml"), "server-1", "kill")
 
     refused = site.playbook("site", *QUICK)
     assert refused.status != 0
@@ -262,9 +145,7 @@ def test_the_first_server_is_lost_for_good(servers: Servers, client: Client) -> 
     # Neither a lost server nor a new one is a reason to restart the others.
     assert starts(site, ["server-2", "server-3"]) == kept
     servers.changes_nothing("-e", "slipway_absent=server-1")
-    print(json.dumps({"asked": client.asked, "lost": client.lost}))
-    assert client.asked > 100
-    assert len(client.lost) <= MAY_BE_LOST, client.lost
+    client.lost_at_most(MAY_BE_LOST)
 
 
 def test_a_node_is_removed(servers: Servers) -> None:
@@ -274,8 +155,8 @@ def test_a_node_is_removed(servers: Servers) -> None:
     servers.write()
     refused = site.playbook("remove_node", "-e", "remove_node=server-4")
     assert refused.status != 0
-    assert f"-e remove_node_confirm={NAME}" in said(refused)
-    run = servers.succeeds("remove_node", "-e", "remove_node=server-4", "-e", f"remove_node_confirm={NAME}")
+    assert f"-e remove_node_confirm={HA}" in said(refused)
+    run = servers.succeeds("remove_node", "-e", "remove_node=server-4", "-e", f"remove_node_confirm={HA}")
     assert "2 servers remain" in said(run)
     assert servers.voters() == ["server-2", "server-3"]
     left = site.ssh(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 import yaml
 
 from .conftest import BARE, Run, Site
+from .polling import Client, asking, deployment, remove, said, start
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -31,7 +28,13 @@ POINTS = (
     "Await the node in its new version",
     "Give the node back",
 )
-PORT = 30808
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[Client]:
+    """A client of a Service of two pods, while a test lasts."""
+    with asking(site) as client:
+        yield client
 
 
 @dataclass
@@ -59,11 +62,6 @@ class Upgrade:
         }
 
 
-def said(run: Run) -> str:
-    """What a run printed, without line breaks."""
-    return " ".join(run.output.split())
-
-
 @pytest.fixture(scope="module")
 def upgrade(cluster: Site) -> Upgrade:
     """A cluster without components on the lab's version, and the bundle to upgrade to."""
@@ -72,109 +70,6 @@ def upgrade(cluster: Site) -> Upgrade:
     new = f"{head}k3s{int(build) + 1}"
     path = cluster.lab("k3s-version", str(cluster.state / "bundle"), new).split()[-1]
     return Upgrade(cluster, old, new, (*BARE, "-e", f"slipway_bundle_dir={path}"))
-
-
-def deployment(site: Site, name: str, node: str = "") -> list[dict[str, Any]]:
-    """Two pods that answer HTTP, spread over the nodes or all on one, and a budget that keeps one of them."""
-    labels = {"app": name}
-    image = yaml.safe_load((site.state / "bundle/bundle.yml").read_text())["images"]["busybox"]
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
-    pod = {
-        # What nobody tells of its end is waited for no longer than that.
-        "terminationGracePeriodSeconds": 8,
-        "affinity": {
-            "podAntiAffinity": {
-                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]
-            }
-        },
-        "containers": [
-            {
-                "name": "main",
-                "image": image,
-                "command": ["/bin/sh", "-c", "echo here > /tmp/index.html && exec busybox httpd -f -p 8080 -h /tmp"],
-                "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-                # It answers until the nodes have heard that it goes.
-                "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
-            }
-        ],
-        **({"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}),
-    }
-    metadata = {"name": name, "namespace": "default"}
-    return [
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {
-                "replicas": 2,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        },
-        {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": metadata,
-            "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
-        },
-    ]
-
-
-def start(site: Site, *objects: dict[str, Any]) -> None:
-    """Apply objects and wait for the Deployments among them."""
-    for item in objects:
-        site.apply(item)
-    for item in objects:
-        if item["kind"] == "Deployment":
-            words = ["rollout", "status", f"deployment/{item['metadata']['name']}", "--timeout=120s"]
-            subprocess.run([*site.kubectl_words(), *words], check=True, capture_output=True)
-
-
-def remove(site: Site, *names: str) -> None:
-    """Delete objects, and wait until their pods are gone."""
-    subprocess.run([*site.kubectl_words(), "delete", *names, "--cascade=foreground"], check=True, capture_output=True)
-
-
-@dataclass
-class Client:
-    """Asks a Service through every node by turns and counts."""
-
-    addresses: list[str]
-    asked: int = 0
-    lost: list[str] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        while not self.ended.wait(0.2):
-            address = self.addresses[self.asked % len(self.addresses)]
-            self.asked += 1
-            try:
-                with urllib.request.urlopen(f"http://{address}:{PORT}/", timeout=2) as answer:
-                    assert answer.read() == b"here\n"
-            except (OSError, AssertionError) as error:
-                self.lost.append(f"{self.asked} at {address}: {error}")
-
-
-@pytest.fixture
-def client(site: Site) -> Iterator[Client]:
-    """A client of a Service of two pods, while a test lasts."""
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "polled", "namespace": "default"},
-        "spec": {
-            "type": "NodePort",
-            "selector": {"app": "polled"},
-            "ports": [{"port": 80, "targetPort": 8080, "nodePort": PORT}],
-        },
-    }
-    start(site, *deployment(site, "polled"), service)
-    client = Client(list(site.nodes.values()))
-    thread = threading.Thread(target=client.run)
-    thread.start()
-    yield client
-    client.ended.set()
-    thread.join()
 
 
 def test_upgrade_is_left_to_its_playbook(upgrade: Upgrade) -> None:
@@ -244,9 +139,7 @@ def test_upgrade_survives_blocks_and_interruptions(upgrade: Upgrade, client: Cli
     cluster = site.playbook("cluster", *upgrade.words)
     assert cluster.status == 0, cluster.output[-4000:]
     assert set(cluster.changed().values()) == {0}, cluster.changed_tasks()
-    print(json.dumps({"asked": client.asked, "lost": client.lost}))
-    assert client.asked > 100
-    assert len(client.lost) <= MAY_BE_LOST, client.lost
+    client.lost_at_most(MAY_BE_LOST)
 
 
 def test_upgrade_does_not_go_back(upgrade: Upgrade) -> None:

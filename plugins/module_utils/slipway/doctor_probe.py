@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 DATA = "var/lib/rancher/k3s"
 CONFIG = "etc/rancher/k3s"
 # What decides what a start of k3s makes; those that role and node do not have are left out.
-INPUTS = (BINARY.lstrip("/"), f"{CONFIG}/config.yaml", f"{CONFIG}/registries.yaml", f"{CONFIG}/token")
+INPUTS = (
+    BINARY.lstrip("/"),
+    *(
+        f"{CONFIG}/{name}"
+        for name in ("config.yaml", "admission.yaml", "audit-policy.yaml", "registries.yaml", "token")
+    ),
+)
 _TLS = f"{DATA}/server/tls"
 # In temporary-certs are those of earlier starts.
 CERTIFICATES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 
 from ansible.module_utils.slipway.errors import SlipwayError
@@ -76,6 +77,23 @@ def kubectl(*words: str, timeout: float = 15) -> str:
     if answer.returncode:
         raise SlipwayError(" ".join(answer.stderr.split()) or f"k3s kubectl {words[0]} ended with {answer.returncode}")
     return answer.stdout
+
+
+def command(*words: str, timeout: float = 120) -> str:
+    """What `k3s WORDS...` prints. `timeout` is in seconds. Raises SlipwayError with what k3s says."""
+    try:
+        answer = subprocess.run([BINARY, *words], capture_output=True, text=True, check=False, timeout=timeout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlipwayError(f"k3s {' '.join(words)}: {error}") from error
+    if answer.returncode:
+        said = " ".join((answer.stderr or answer.stdout).split())
+        raise SlipwayError(f"k3s {' '.join(words)} ended with {answer.returncode}: {said}")
+    return answer.stdout
+
+
+def epoch(monotonic: str) -> float:
+    """One of systemd's monotonic timestamps (microseconds since the machine's start) in seconds since 1970; 0 for what has not happened."""
+    return time.time() - time.monotonic() + int(monotonic) / 1e6 if monotonic.isdigit() and int(monotonic) else 0.0
 
 
 def may_go_back(role: str, old: str, new: str, came_up: bool) -> bool:

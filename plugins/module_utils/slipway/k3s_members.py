@@ -122,7 +122,7 @@ def make_cluster_plan(
     Raises SlipwayError: what runs is not one cluster, or none of several servers with data answers.
     """
     running = sorted((server for server in servers if server.members is not None), key=lambda server: server.name)
-    _require_one_cluster(running)
+    require_one_cluster(running)
     holders = sorted(server.name for server in servers if server.has_data)
     if holders and not running and len(servers) + len(absent_servers) > 1:
         raise SlipwayError(_no_quorum(holders, len(servers) + len(absent_servers), absent_servers))
@@ -168,7 +168,7 @@ def plan_removal(name: str, others: Sequence[Server]) -> Removal:
             f"No server but {name} answers, so there is no cluster that it could be taken out of. Nothing was changed. Start k3s on another "
             "server; to take Slipway off the whole site: playbooks/reset.yml."
         )
-    _require_one_cluster(running)
+    require_one_cluster(running)
     members = {member.name: member for member in running[0].members or ()}
     node = members.pop(name.lower(), None)
     stay = [member for member in members.values() if member.server]
@@ -189,7 +189,7 @@ def plan_removal(name: str, others: Sequence[Server]) -> Removal:
     )
 
 
-def _require_one_cluster(running: Sequence[Server]) -> None:
+def require_one_cluster(running: Sequence[Server]) -> None:
     for server in running:
         names = {member.name for member in server.members or ()}
         # One that has just come up may not have registered its own Node yet.
@@ -209,5 +209,5 @@ def _no_quorum(holders: Sequence[str], total: int, absent: Sequence[str]) -> str
         f"No server answers, although {', '.join(holders)} {verb} the data of a cluster ({len(holders)} of the site's {total} servers{gone}). "
         "More than half of its members must run. Nothing was changed. Next: where other members can come back, start them (systemctl start k3s; "
         "journalctl -u k3s says what is missing) and run this again. Where they are lost for good, the quorum is lost: begin anew from one "
-        f"server's data with k3s server --cluster-reset ({GUIDE}: Quorum lost)."
+        f"server's data: playbooks/restore.yml -e restore_component=cluster -e restore_server=<name> ({GUIDE}: Quorum lost)."
     )

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 from ansible.module_utils.slipway.errors import SlipwayError
@@ -15,12 +15,14 @@ from minio import Minio, MinioAdmin
 from minio.commonconfig import ENABLED, Filter
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, MinioException, S3Error
-from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+from minio.lifecycleconfig import Expiration, LifecycleConfig, NoncurrentVersionExpiration, Rule
+from minio.versioningconfig import VersioningConfig
 
 # How the names of our lifecycle rules begin.
 _RULES = "slipway-"
 # S3 error codes with which MinIO answers a wrong secret key, an unknown and a disabled user.
 _REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId"}
+T = TypeVar("T")
 
 
 class MinioStore:
@@ -102,6 +104,9 @@ class MinioStore:
     def attach(self, access_key: str, policy: str) -> None:
         self._admin.policy_set(policy, user=access_key)
 
+    def remove_user(self, access_key: str) -> None:
+        self._admin.user_remove(access_key)
+
     def accepts(self, login: Login) -> bool:
         try:
             self._client(login).list_buckets()
@@ -110,38 +115,44 @@ class MinioStore:
             return error.code not in _REFUSED
         return True
 
+    def is_versioned(self, bucket: str) -> bool:
+        return self._of_bucket(lambda: self._s3.get_bucket_versioning(bucket_name=bucket).status == ENABLED, False)
+
+    def keep_versions(self, bucket: str) -> None:
+        self._s3.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(ENABLED))
+
+    def quota(self, bucket: str) -> int:
+        answer = self._lookup(lambda: self._admin.bucket_quota_get(bucket), "NoSuchBucket")
+        # Newer servers fill both keys, older ones the second.
+        return int((answer or {}).get("size") or (answer or {}).get("quota") or 0)
+
+    def set_quota(self, bucket: str, size: int) -> None:
+        self._admin.bucket_quota_set(bucket, size)
+
     def expiry(self, bucket: str) -> frozenset[Expiry]:
-        return frozenset(
-            Expiry(rule.rule_filter.prefix or "", rule.expiration.days)
-            for rule in self._rules(bucket)
-            if _is_ours(rule) and rule.rule_filter and rule.expiration and rule.expiration.days
-        )
+        return frozenset(found for rule in self._rules(bucket) if _is_ours(rule) and (found := _read_rule(rule)))
 
     def set_expiry(self, bucket: str, wanted: frozenset[Expiry]) -> None:
         rules = [rule for rule in self._rules(bucket) if not _is_ours(rule)]
-        rules += [
-            Rule(
-                ENABLED,
-                rule_filter=Filter(prefix=item.prefix),
-                rule_id=f"{_RULES}{number}",
-                expiration=Expiration(days=item.days),
-            )
-            for number, item in enumerate(sorted(wanted))
-        ]
+        rules += [_rule(f"{_RULES}{number}", item) for number, item in enumerate(sorted(wanted))]
         if rules:
             self._s3.set_bucket_lifecycle(bucket_name=bucket, config=LifecycleConfig(rules))
         else:
             self._s3.delete_bucket_lifecycle(bucket_name=bucket)
 
     def _rules(self, bucket: str) -> list[Any]:
-        try:
-            found = self._s3.get_bucket_lifecycle(bucket_name=bucket)
-        except S3Error as error:
-            # A bucket that is about to be made.
-            if error.code == "NoSuchBucket":
-                return []
-            raise
+        found = self._of_bucket(lambda: self._s3.get_bucket_lifecycle(bucket_name=bucket), None)
         return list(found.rules) if found else []
+
+    @staticmethod
+    def _of_bucket(call: Callable[[], T], absent: T) -> T:
+        """What a call says of a bucket, `absent` of one that is about to be made."""
+        try:
+            return call()
+        except S3Error as error:
+            if error.code == "NoSuchBucket":
+                return absent
+            raise
 
     @staticmethod
     def _lookup(call: Callable[[], str], absent: str) -> dict[str, Any] | None:
@@ -153,6 +164,29 @@ class MinioStore:
                 return None
             raise
         return answer
+
+
+def _rule(name: str, item: Expiry) -> Rule:
+    if not item.replaced:
+        return Rule(
+            ENABLED, rule_filter=Filter(prefix=item.prefix), rule_id=name, expiration=Expiration(days=item.days)
+        )
+    return Rule(
+        ENABLED,
+        rule_filter=Filter(prefix=item.prefix),
+        rule_id=name,
+        # What says of a deleted object that it is, once there is no version of it any more.
+        expiration=Expiration(expired_object_delete_marker=True),
+        noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=item.days),
+    )
+
+
+def _read_rule(rule: Any) -> Expiry | None:
+    prefix = (rule.rule_filter.prefix if rule.rule_filter else "") or ""
+    if rule.noncurrent_version_expiration:
+        return Expiry(prefix, rule.noncurrent_version_expiration.noncurrent_days or 0, replaced=True)
+    days = rule.expiration.days if rule.expiration else None
+    return Expiry(prefix, days) if days else None
 
 
 def _is_ours(rule: Any) -> bool:

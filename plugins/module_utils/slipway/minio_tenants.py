@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +88,19 @@ class Tenants:
             self.changes.append(
                 f"Secret {credential.namespace}/{credential.name}: {', '.join(done.added) or 'labels'} set"
             )
+        self._endpoint(credential)
+
+    def _endpoint(self, credential: Credential) -> None:
+        """The store may be another one than it was."""
+        place = path(credential.namespace, credential.name)
+        secret = self.kube.get(place)
+        wanted = base64.b64encode(self.endpoint.encode()).decode()
+        if secret is None or (secret.get("data") or {}).get("endpoint") in (None, wanted):
+            return
+        self.changes.append(f"Secret {credential.namespace}/{credential.name}: endpoint changed to {self.endpoint}")
+        if not self.check:
+            version = secret["metadata"]["resourceVersion"]
+            self.kube.merge_patch(place, {"metadata": {"resourceVersion": version}, "data": {"endpoint": wanted}})
 
     def _copy(self, credential: Credential, namespace: str) -> None:
         wanted = Mirror(

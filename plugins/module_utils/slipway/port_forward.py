@@ -26,6 +26,23 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def service_of(host: str) -> tuple[str, str] | None:
+    """Namespace and name of the Service that a host is; None for a host outside of the cluster."""
+    match = re.fullmatch(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(\.cluster\.local\.?)?", host)
+    return (match[2], match[1]) if match else None
+
+
+@contextmanager
+def way_to(kubectl: str, kubeconfig: str, endpoint: str, timeout: float) -> Iterator[str]:
+    """Yield where `endpoint` (host:port) is reached from here: a Service of the cluster by a `port_forward`, all else as it is."""
+    host, _, port = endpoint.rpartition(":")
+    if not (service := service_of(host)):
+        yield endpoint
+        return
+    with port_forward(kubectl, kubeconfig, service[0], f"service/{service[1]}", int(port), timeout) as address:
+        yield address
+
+
 @contextmanager
 def port_forward(
     kubectl: str, kubeconfig: str, namespace: str, target: str, port: int, timeout: float = 30

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import psycopg
 from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.port_forward import service_of
 from ansible.module_utils.slipway.postgresql import CA_PATH, KEYS
 from psycopg.conninfo import conninfo_to_dict
 
@@ -55,12 +56,6 @@ def secret_faults(values: Mapping[str, str]) -> list[str]:
     if (said.get("sslmode"), said.get("sslrootcert")) != ("verify-full", CA_PATH):
         faults.append(f"uri must end in ?sslmode=verify-full&sslrootcert={CA_PATH}")
     return faults
-
-
-def service_of(host: str) -> tuple[str, str] | None:
-    """Namespace and name of the Service that a host is; None for a host outside of the cluster."""
-    match = re.fullmatch(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(\.cluster\.local\.?)?", host)
-    return (match[2], match[1]) if match else None
 
 
 def answer_faults(values: Mapping[str, str], way: Way, timeout: int) -> list[str]:

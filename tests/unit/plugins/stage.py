@@ -13,6 +13,7 @@ from .plays import PROJECT, run_playbook
 
 # What the role itself does about who is who, when it runs a node.
 RUN = {each["name"]: each for each in yaml.safe_load((PROJECT / "roles/k3s/tasks/run.yml").read_text())}
+REFUSE = RUN["Refuse to guess where this node belongs"]
 MAKE_ROOM = RUN["Make room for a machine that replaces one of this name"]
 COUNT = RUN["Count the node among the live ones"]
 
@@ -28,10 +29,14 @@ TASKS: dict[str, list[dict[str, Any]]] = {
         {"ansible.builtin.set_fact": {"_k3s_state": "{{ state }}"}, "when": "state is defined"},
     ],
     "same_version": [],
+    "snapshot": [note("snapshot", " {{ _k3s_snapshot_name }}")],
+    "start": [note("start", " {{ _k3s_since | default(0) }}")],
+    "tokens_join": [note("tokens", " {{ _k3s_join_host }}")],
     "files": [],
-    "run": [MAKE_ROOM, note("run", " {{ _k3s_join_host or '-' }}"), COUNT],
+    "run": [REFUSE, MAKE_ROOM, note("run", " {{ _k3s_join_host or '-' }}"), COUNT],
     "stop": [note("stop")],
     "uninstall": [note("uninstall")],
+    "tokens_new": [],
     "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],
 }
 # What runs on nodes says so in the log, and does nothing.
@@ -44,7 +49,8 @@ def main():
     module = AnsibleModule({name: {"type": "raw"} for name in %(options)r}, supports_check_mode=True)
     with open(%(log)r, "a") as log:
         log.write(%(name)r + " " + json.dumps(module.params[%(option)r]) + "\\n")
-    module.exit_json(changed=False)
+    begun = {kind: {"begun": 5.0} for kind in module.params.get("begun") or []}
+    module.exit_json(changed=False, record=begun, finished=7.0)
 
 
 main()
@@ -57,7 +63,11 @@ def listed(*names: str, votes: bool = True) -> list[dict[str, Any]]:
 
 
 # Each with the option that its line in the log names.
-DOUBLES = (("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state"))
+DOUBLES = (
+    *(("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state")),
+    *(("k3s_aside", "keep_data"), ("k3s_reset", "snapshot"), ("node_files", "role")),
+    *(("k3s_rotation", "ended"), ("k3s_token", "of"), ("k3s_encryption", "state"), ("k3s_certificates", "service")),
+)
 OPTIONS = [
     "servers",
     "timeout",
@@ -71,7 +81,8 @@ OPTIONS = [
     "node",
     "state",
 ]
-OPTIONS += ["unmanaged_pods", "empty_dirs"]
+OPTIONS += ["unmanaged_pods", "empty_dirs", "role", "folder", "keep_data", "snapshot", "directories", "files"]
+OPTIONS += ["begun", "ended", "of", "since", "service"]
 
 
 class Stage:
@@ -87,8 +98,11 @@ class Stage:
             (tasks / f"{name}.yml").write_text(yaml.safe_dump(content))
         for name in ("vars", "defaults"):
             (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
-        (tasks / "settle.yml").symlink_to(PROJECT / "roles/k3s/tasks/settle.yml")
+        self.use(
+            "settle", "backup", "restore", "restore_aside", "restore_check", "no_rotation", "restart", "certificates"
+        )
         for path in (
+            "preflight/tasks/main",
             "node/tasks/main",
             "node/tasks/uninstall",
             "kubeconfig/tasks/main",
@@ -104,12 +118,21 @@ class Stage:
             text = DOUBLE % {"log": str(self.log), "name": name, "option": option, "options": OPTIONS}
             (folder / "modules" / f"{name}.py").write_text(text)
 
+    def use(self, *names: str) -> None:
+        """Have task files of the role itself there, in place of doubles."""
+        for name in names:
+            path = self.folder / f"roles/k3s/tasks/{name}.yml"
+            path.unlink(missing_ok=True)
+            path.symlink_to(PROJECT / f"roles/k3s/tasks/{name}.yml")
+
     def run(
         self,
         states: dict[str, dict[str, Any] | None],
         absent: tuple[str, ...] = (),
         playbook: str = "cluster",
-        variables: dict[str, str] | None = None,
+        variables: dict[str, Any] | None = None,
+        check: bool = False,
+        agent: dict[str, Any] | None = None,
     ) -> tuple[list[str], str]:
         """Run a playbook on servers in these states (None: dead) and an agent; the log, and what was said unless all went well."""
         local = {
@@ -118,15 +141,25 @@ class Stage:
             "ansible_python_interpreter": sys.executable,
             "log": str(self.log),
         }
-        bare = {"has_data": False, "has_password": False, "members": None, "active": False, "server_url": ""}
+        bare: dict[str, Any] = {
+            "has_data": False,
+            "has_password": False,
+            "members": None,
+            "active": False,
+            "server_url": "",
+        }
+        bare |= {"version": "", "started": "", "restoring": False, "rotation": {}}
         hosts = {
             # Nobody listens there.
             name: {"ansible_host": "127.0.0.1", "ansible_port": 1}
             if state is None
-            else {**local, "state": {**bare, **state}, "woken": state.get("woken", {**bare, **state})}
+            else {**local, "state": {**bare, **state}, "woken": {**bare, **state.get("woken", state)}}
             for name, state in states.items()
         }
-        groups = {"server": {"hosts": hosts}, "agent": {"hosts": {"agent-1": {**local, "state": bare}}}}
+        groups = {
+            "server": {"hosts": hosts},
+            "agent": {"hosts": {"agent-1": {**local, "state": {**bare, **(agent or {})}}}},
+        }
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"k3s_cluster": {"children": groups}}, sort_keys=False))
         words = {
             **(variables or {}),
@@ -137,6 +170,7 @@ class Stage:
         }
         self.log.write_text("")
         command = ["-i", "hosts.yml", "-M", str(self.folder / "modules"), str(PROJECT / f"playbooks/{playbook}.yml")]
+        command += ["--check"] if check else []
         done = run_playbook(self.folder, *command, "-e", json.dumps(words))
         self.output = done.stdout
         said = "" if done.returncode == 0 else " ".join(done.stdout.split())

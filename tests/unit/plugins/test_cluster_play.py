@@ -77,7 +77,7 @@ def test_a_lost_quorum_stops_the_run_before_any_change(stage: Stage) -> None:
         "No server answers, although c holds the data of a cluster (1 of the site's 3 servers; declared absent: a, b)"
         in said
     )
-    assert "k3s server --cluster-reset" in said
+    assert "restore_component=cluster -e restore_server=<name>" in said
 
 
 def test_an_undeclared_dead_server_stops_the_run_before_any_change(stage: Stage) -> None:
@@ -85,3 +85,9 @@ def test_an_undeclared_dead_server_stops_the_run_before_any_change(stage: Stage)
     log, said = stage.run({"b": lives, "c": lives, "a": None})
     assert "a : ok=0 changed=0 unreachable=1" in said
     assert log == []
+
+
+def test_no_cluster_is_begun_in_the_place_of_one_that_is_being_restored(stage: Stage) -> None:
+    log, said = stage.run({name: {"restoring": True, "has_password": True} for name in NODES})
+    assert log == []
+    assert "A restore has put the data of a, b, c aside and has not ended: run playbooks/restore.yml again" in said

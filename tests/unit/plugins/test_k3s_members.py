@@ -113,7 +113,11 @@ def test_a_lost_quorum_is_refused_with_the_next_step() -> None:
         "No server answers, although c holds the data of a cluster (1 of the site's 4 servers; declared absent: a, b)"
         in text
     )
-    assert "k3s server --cluster-reset" in text and "Quorum lost" in text and "Nothing was changed" in text
+    assert (
+        "restore_component=cluster -e restore_server=<name>" in text
+        and "Quorum lost" in text
+        and "Nothing was changed" in text
+    )
     # A server that is alone needs no other's vote: the run repairs it.
     assert make_cluster_plan([Server("a", True)], ["agent-1"]).first == ("a",)
 

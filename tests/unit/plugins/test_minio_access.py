@@ -17,6 +17,7 @@ from ansible.module_utils.slipway.minio_access import (
     User,
     bucket_fault,
     check_or_raise,
+    foreign_buckets,
     login_problems,
     plan,
     policy_document,
@@ -37,6 +38,8 @@ class FakeMinio:
         self.users: dict[str, User] = {}
         self.keys: dict[str, str] = {}
         self.expiries: dict[str, frozenset[Expiry]] = {}
+        self.versioned: set[str] = set()
+        self.quotas: dict[str, int] = {}
 
     def has_bucket(self, bucket: str) -> bool:
         return bucket in self.buckets
@@ -52,6 +55,24 @@ class FakeMinio:
 
     def expiry(self, bucket: str) -> frozenset[Expiry]:
         return self.expiries.get(bucket, frozenset())
+
+    def is_versioned(self, bucket: str) -> bool:
+        return bucket in self.versioned
+
+    def quota(self, bucket: str) -> int:
+        return self.quotas.get(bucket, 0)
+
+    def keep_versions(self, bucket: str) -> None:
+        assert bucket in self.buckets
+        self.versioned.add(bucket)
+
+    def set_quota(self, bucket: str, size: int) -> None:
+        assert bucket in self.buckets
+        self.quotas[bucket] = size
+
+    def remove_user(self, access_key: str) -> None:
+        del self.users[access_key]
+        self.keys.pop(access_key, None)
 
     def make_bucket(self, bucket: str) -> None:
         self.buckets.add(bucket)
@@ -93,9 +114,9 @@ def installed() -> FakeMinio:
 def test_everything_is_made_once() -> None:
     store = FakeMinio()
     assert apply(store, EPOS) == [
+        "policy epos made",
         "bucket datasets made",
         "bucket models made",
-        "policy epos made",
         "user of tenant epos made",
         "user of tenant epos: policy attached",
     ]
@@ -133,8 +154,8 @@ def test_a_changed_policy_is_put_right(installed: FakeMinio) -> None:
 
 def test_a_further_bucket_extends_the_policy(installed: FakeMinio) -> None:
     assert apply(installed, replace(EPOS, buckets=("datasets", "models", "runs"))) == [
-        "bucket runs made",
         "policy epos updated",
+        "bucket runs made",
     ]
 
 
@@ -178,6 +199,66 @@ def test_what_expires_is_set_changed_and_taken_away() -> None:
     assert store.expiries == {"models": frozenset()}
 
 
+def test_what_is_said_of_buckets_is_set_once() -> None:
+    store = FakeMinio()
+    kept = replace(EPOS, versioned=("models",), quota=(("models", "1.5Gi"), ("datasets", "10M")))
+    kept = replace(kept, expire={"models": (Expiry("", 30), Expiry("", 7, replaced=True))})
+    wanted = [
+        "bucket datasets: quota 10M set",
+        "bucket models: versions kept",
+        "bucket models: expiry set",
+        "bucket models: quota 1.5Gi set",
+    ]
+    assert [text for text in apply(store, kept) if ":" in text and "bucket" in text] == wanted
+    assert store.quotas == {"models": 1610612736, "datasets": 10_000_000}
+    assert apply(store, kept) == []
+    assert apply(store, replace(kept, quota=(("models", "1536Mi"), ("datasets", "0")))) == [
+        "bucket datasets: quota taken away"
+    ]
+    # What is not said of any more stays.
+    assert apply(store, EPOS) == ["bucket models: expiry set"]
+    assert store.is_versioned("models") and store.quota("models")
+
+
+def test_a_bucket_of_nobody_is_refused_until_it_is_adopted(installed: FakeMinio) -> None:
+    installed.buckets.add("shop")
+    further = replace(EPOS, buckets=(*EPOS.buckets, "shop"))
+    logins = {"epos": LOGIN}
+    (fault,) = foreign_buckets(installed, [further], logins)
+    assert fault == (
+        "tenant 'epos': bucket 'shop' is in the store already and was nobody's of minio_tenants. Choose another name, or, if the tenant "
+        "may have what is in it, add it to minio_adopt_buckets"
+    )
+    assert foreign_buckets(installed, [further], logins, ["shop"]) == []
+    apply(installed, further)
+    assert foreign_buckets(installed, [further], logins) == []
+    # It moves from one tenant to another.
+    mall = Tenant("mall", ("shop",), "n", "s")
+    assert foreign_buckets(installed, [EPOS, mall], logins) == []
+
+
+def test_what_was_interrupted_or_lost_is_nobody_elses(installed: FakeMinio) -> None:
+    """The policy says whose buckets are, and where it was lost the user does."""
+    del installed.policies["epos"]
+    assert foreign_buckets(installed, [EPOS], {"epos": LOGIN}) == []
+    store = FakeMinio()
+    for change in plan(store, [EPOS], {"epos": LOGIN})[:2]:
+        change.do(store)
+    assert store.buckets == {"datasets"}
+    assert foreign_buckets(store, [EPOS], {"epos": LOGIN}) == []
+
+
+def test_a_former_key_goes_unless_it_is_still_needed(installed: FakeMinio) -> None:
+    """It stays behind where the Secret was deleted after a rotation."""
+    installed.set_user(Login("epos.2", "former-horse"))
+    installed.attach("epos.2", "epos")
+    assert plan(installed, [EPOS], {"epos": LOGIN}, {"epos"}) == []
+    assert apply(installed, EPOS) == ["user of tenant epos: former key removed"]
+    assert set(installed.users) == {"epos"}
+    installed.users["epos.2"] = User(frozenset({"another"}), True)
+    assert apply(installed, EPOS) == []
+
+
 @pytest.mark.parametrize(
     ("tenant", "fault"),
     [
@@ -188,6 +269,18 @@ def test_what_expires_is_set_changed_and_taken_away() -> None:
         (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("", 0),)}), "days is 0, not at least 1"),
         (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("/x", 1),)}), "begins with a slash"),
         (Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("x", 1), Expiry("x", 2))}), "'x' is given twice"),
+        (Tenant("a", ("own",), "n", "s", versioned=("onw",)), "'a': versioned: bucket 'onw' is not its own"),
+        (
+            Tenant("a", ("own",), "n", "s", expire={"own": (Expiry("", 1, replaced=True),)}),
+            "'a': expire_versions: bucket 'own' keeps no versions: list it under versioned, too",
+        ),
+        (Tenant("a", ("own",), "n", "s", quota=(("models", "1Gi"),)), "'a': quota: bucket 'models' is not its own"),
+        (Tenant("a", ("own",), "n", "s", quota=(("own", "1G"), ("own", "2G"))), "quota: bucket 'own' is given twice"),
+        (
+            Tenant("a", ("own",), "n", "s", quota=(("own", "10GB"),)),
+            "'a': quota: bucket 'own': '10GB' is not a Kubernetes quantity",
+        ),
+        (Tenant("a", ("own",), "n", "s", quota=(("own", "500m"),)), "'500m' is no whole number of bytes"),
     ],
 )
 def test_faults_of_reading_and_expiry(tenant: Tenant, fault: str) -> None:

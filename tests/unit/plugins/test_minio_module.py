@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.slipway import secrets
 from ansible.module_utils.slipway.kube import Json
 
-from modules import minio_access
+from modules import minio_access, minio_rotation
 
 from .fakes import FakeKube, run_module
 
@@ -31,7 +31,10 @@ class MinioServer:
         self.users: dict[str, Json] = {}
         self.refuses: set[str] = set()
         self.lifecycles: dict[str, str] = {}
+        self.versioning: dict[str, str] = {}
+        self.quotas: dict[str, str] = {}
         self.changes: list[str] = []
+        self.content_type = "application/xml"
         minio = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,7 +43,7 @@ class MinioServer:
 
             def answer(self, status: int, body: str = "") -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", "application/xml")
+                self.send_header("Content-Type", minio.content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command != "HEAD":
@@ -61,6 +64,8 @@ class MinioServer:
                     return self.answer(200, XML.format("ListAllMyBucketsResult", "<Buckets/>"))
                 if "lifecycle" in query:
                     return self.answer(*minio.lifecycle(self.command, url.path.strip("/"), body.decode()))
+                if "versioning" in query:
+                    return self.answer(*minio.versions(self.command, url.path.strip("/"), body.decode()))
                 return self.answer(*minio.bucket(self.command, url.path.strip("/")))
 
             do_GET = do_HEAD = do_PUT = do_DELETE = handle_request
@@ -83,6 +88,15 @@ class MinioServer:
         self.lifecycles[name] = body if command == "PUT" else ""
         return 200, ""
 
+    def versions(self, command: str, name: str, body: str) -> tuple[int, str]:
+        if name not in self.buckets:
+            return 404, XML.format("Error", "<Code>NoSuchBucket</Code>")
+        if command == "GET":
+            return 200, self.versioning.get(name, "<VersioningConfiguration/>")
+        self.changes.append(f"versioning {name}")
+        self.versioning[name] = body
+        return 200, ""
+
     def admin(self, command: str, query: dict[str, str], body: bytes) -> tuple[int, str]:
         if command == "info-canned-policy":
             found = self.policies.get(query["name"])
@@ -91,6 +105,9 @@ class MinioServer:
         if command == "user-info":
             user = self.users.get(query["accessKey"])
             return (200, json.dumps(user)) if user else (404, '{"Code": "XMinioAdminNoSuchUser"}')
+        if command == "get-bucket-quota":
+            missing = query["bucket"] not in self.buckets
+            return (404, '{"Code": "NoSuchBucket"}') if missing else (200, self.quotas.get(query["bucket"], "{}"))
         self.changes.append(command)
         if command == "add-canned-policy":
             self.policies[query["name"]] = json.loads(body)
@@ -100,6 +117,10 @@ class MinioServer:
             assert SECRET_KEY.encode() not in body
         elif command == "set-user-or-group-policy":
             self.users[query["userOrGroup"]]["policyName"] = query["policyName"]
+        elif command == "set-bucket-quota":
+            self.quotas[query["bucket"]] = body.decode()
+        elif command == "remove-user":
+            del self.users[query["accessKey"]]
         else:
             return 501, f"{command} is not known here"
         return 200, ""
@@ -121,7 +142,8 @@ def arguments(minio: MinioServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("pipelines", "minio-epos", {"accessKey": "epos", "secretKey": SECRET_KEY}),
     ):
         secrets.ensure(kube, namespace, name, [secrets.Key(key, value=value) for key, value in keys.items()], {})
-    monkeypatch.setattr(minio_access, "KubeClient", lambda kubeconfig: kube)
+    for module in (minio_access, minio_rotation):
+        monkeypatch.setattr(module, "KubeClient", lambda kubeconfig: kube)
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(
         f'#!/bin/sh\necho "Forwarding from 127.0.0.1:{minio.server.server_port} -> 9000"\nexec sleep 30\n'
@@ -142,7 +164,7 @@ def test_from_nothing_to_nothing_to_do(minio: MinioServer, arguments: Json) -> N
     first = run_module(minio_access, arguments)
     again = run_module(minio_access, arguments)
     assert planned["changed"] and planned["changes"] == first["changes"] and planned["diff"] == first["diff"]
-    assert minio.changes == ["bucket datasets", "add-canned-policy", "add-user", "set-user-or-group-policy"]
+    assert minio.changes == ["add-canned-policy", "bucket datasets", "add-user", "set-user-or-group-policy"]
     assert (again["changed"], again["changes"]) == (False, [])
     assert SECRET_KEY not in json.dumps([planned, first, again])
 
@@ -174,6 +196,56 @@ def test_what_expires_leaves_rules_of_others(minio: MinioServer, arguments: Json
     run_module(minio_access, wanted)
     run_module(minio_access, arguments)
     assert minio.changes[-1] == "lifecycle datasets DELETE"
+
+
+def test_versions_quota_and_the_end_of_versions(minio: MinioServer, arguments: Json) -> None:
+    tenant = {
+        **arguments["tenants"][0],
+        "versioned": ["datasets"],
+        "expire_versions": [{"bucket": "datasets", "prefix": "v2/", "days": 7}],
+        "quota": [{"bucket": "datasets", "size": "2Gi"}],
+    }
+    wanted = {**arguments, "tenants": [tenant]}
+    planned = run_module(minio_access, wanted, check=True)
+    assert minio.changes == []
+    assert run_module(minio_access, wanted)["changes"] == planned["changes"]
+    assert planned["changes"][2:5] == [
+        "bucket datasets: versions kept",
+        "bucket datasets: expiry set",
+        "bucket datasets: quota 2Gi set",
+    ]
+    assert json.loads(minio.quotas["datasets"]) == {"quota": 2147483648, "quotatype": "hard"}
+    for word in ("<NoncurrentDays>7</NoncurrentDays>", "<ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker>"):
+        assert word in minio.lifecycles["datasets"]
+    assert run_module(minio_access, wanted)["changed"] is False
+
+
+def test_a_bucket_of_nobody_stops_it_before_any_change(minio: MinioServer, arguments: Json) -> None:
+    minio.buckets.add("datasets")
+    for check in (True, False):
+        message = run_module(minio_access, arguments, check)["msg"]
+        assert "tenant 'epos': bucket 'datasets' is in the store already" in message
+    assert minio.changes == []
+    assert run_module(minio_access, {**arguments, "adopt": ["datasets"]})["changed"] is True
+    assert run_module(minio_access, arguments)["changed"] is False
+
+
+def test_a_key_is_exchanged_and_an_installation_in_between_leaves_both(minio: MinioServer, arguments: Json) -> None:
+    run_module(minio_access, arguments)
+    rotating = {**arguments, "timeout": 5}
+    planned = run_module(minio_rotation, {**rotating, "state": "begun"}, check=True)
+    assert minio.changes[-1] == "set-user-or-group-policy" and set(minio.users) == {"epos"}
+    begun = run_module(minio_rotation, {**rotating, "state": "begun"})
+    assert (
+        begun["changes"] == planned["changes"] == ["tenant epos: second key made, Secret pipelines/minio-epos has it"]
+    )
+    assert {name: user["policyName"] for name, user in minio.users.items()} == {"epos": "epos", "epos.2": "epos"}
+    assert run_module(minio_access, arguments)["changed"] is False
+    results = [run_module(minio_rotation, {**rotating, "state": state}) for state in ("begun", "handed_over", "ended")]
+    assert [result["changes"] for result in results] == [[], [], ["tenant epos: former key removed"]]
+    assert set(minio.users) == {"epos.2"}
+    assert run_module(minio_rotation, {**rotating, "state": "ended"})["changed"] is False
+    assert run_module(minio_access, arguments)["changed"] is False
 
 
 def test_refused_root_credentials_are_named(minio: MinioServer, arguments: Json) -> None:

@@ -94,6 +94,16 @@ def test_a_copy_follows_and_goes() -> None:
     assert kube.deleted == [secrets.path("kubeflow-pipelines", "minio-epos")]
 
 
+def test_another_store_is_another_endpoint() -> None:
+    kube = Cluster()
+    apply(kube, EPOS)
+    before = values(kube, "epos", "minio-epos")
+    moved = Tenants(kube, "store.example.org:9000", frozenset())
+    assert moved.apply([EPOS])[0] == "Secret epos/minio-epos: endpoint changed to store.example.org:9000"
+    after = {**before, "endpoint": "store.example.org:9000"}
+    assert values(kube, "epos", "minio-epos") == values(kube, "epos-dev", "minio-epos") == after
+
+
 def test_two_tenants_of_one_secret_are_refused() -> None:
     other = Credential("other", "x", "minio-epos", ("epos-dev",))
     assert "tenant 'other': Secret epos-dev/minio-epos is that of tenant 'epos' already" in problems([EPOS, other])

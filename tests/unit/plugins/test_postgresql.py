@@ -14,8 +14,9 @@ import pytest
 from ansible.module_utils.slipway import postgresql
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json
+from ansible.module_utils.slipway.port_forward import service_of
 from ansible.module_utils.slipway.postgresql import GROUP, Consumer, matches, plan, problems, uri, verifier
-from ansible.module_utils.slipway.postgresql_external import secret_faults, service_of
+from ansible.module_utils.slipway.postgresql_external import secret_faults
 from ansible.module_utils.slipway.postgresql_secrets import LABEL
 
 import modules.postgresql_credentials

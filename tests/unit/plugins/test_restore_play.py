@@ -16,8 +16,11 @@ MEANT = {**SITE, "restore_confirm": "example"}
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({**SITE, "restore_component": ""}, 'restore_component is ""; those that can be restored: postgresql.'),
-        ({**MEANT, "slipway_components": ["minio"]}, 'is "postgresql"; those that can be restored: none here.'),
+        (
+            {**SITE, "restore_component": ""},
+            'restore_component is ""; those that can be restored: cluster, postgresql.',
+        ),
+        ({**MEANT, "slipway_components": ["minio"]}, 'is "postgresql"; those that can be restored: cluster.'),
         ({**SITE, "restore_confirm": "lab"}, "run it again with -e restore_confirm=example"),
         ({**MEANT, "postgresql_provider": "external"}, "Only an embedded server is restored here"),
         ({**MEANT, "postgresql_restore_target_time": "noon"}, "or empty (noon)"),

@@ -61,7 +61,7 @@ NODE = """
     slipway_kubectl: kubectl
     slipway_base_workloads: []
     slipway_ready_timeout: 5
-    _k3s_state: {version: v1.35.4+k3s1, members: []}
+    _k3s_state: {version: v1.35.4+k3s1, members: [], active: true}
   tasks:
     - ansible.builtin.include_role: {name: k3s, tasks_from: upgrade}
 """
@@ -75,7 +75,7 @@ NAME = %(name)r
 
 def main():
     known = ["kubeconfig", "kubectl", "node", "state", "unmanaged_pods", "empty_dirs", "timeout", "role", "version", "nodes",
-             "namespaces", "expect", "inputs", "pending", "servers"]
+             "namespaces", "expect", "inputs", "pending", "since", "servers"]
     module = AnsibleModule({name: {"type": "raw"} for name in known})
     state = module.params["state"] or ("back" if NAME == "k3s_service" and Path(%(log)r).read_text().count("restored") else "")
     word = (NAME + " " + state).strip()

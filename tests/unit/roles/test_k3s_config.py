@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from .plays import outcome
+
 PROJECT = Path(__file__).parents[3]
 PLAY = """
 - hosts: k3s_cluster
@@ -30,6 +32,14 @@ PLAY = """
     - set_fact: {_k3s_state: "{{ _k3s_state }}"}
     - copy: {content: "{{ _k3s_config | to_json }}", dest: "DEST/{{ inventory_hostname }}.json", mode: "0600"}
       become: false
+"""
+SNAPSHOTS = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - import_role: {name: k3s, tasks_from: survey}
+      when: false
+    - copy: {content: "{{ _k3s_snapshot_config | to_json }}", dest: "DEST/out.json", mode: "0600"}
 """
 
 
@@ -58,11 +68,112 @@ def test_servers(configs: dict[str, Any]) -> None:
     assert server["write-kubeconfig-mode"] == "0600"
     # Of its own only: a server more in the inventory changes no other's file.
     assert server["tls-san"] == ["192.0.2.12"]
-    assert server["etcd-snapshot-retention"] == 10
-    assert server["kubelet-arg"] == ["max-pods=200"]
-    assert server["kube-apiserver-arg"] == ["enable-admission-plugins=NodeRestriction,ExtendedResourceToleration"]
+    assert (server["etcd-snapshot-schedule-cron"], server["etcd-snapshot-retention"]) == ("0 */6 * * *", 10)
+    assert "etcd-snapshot-dir" not in server and "etcd-s3" not in server
+    plugins = "enable-admission-plugins=NodeRestriction,ExtendedResourceToleration,EventRateLimit"
+    assert server["kube-apiserver-arg"][0] == plugins
     assert "server" not in server
     assert not {"token", "agent-token"} & set(server)
+
+
+def test_snapshots_to_s3_name_a_secret_and_hold_none(tmp_path: Path) -> None:
+    """What is left out is left to k3s."""
+    (tmp_path / "play.yml").write_text(SNAPSHOTS.replace("DEST", str(tmp_path)))
+    assert outcome(tmp_path, {"k3s_snapshots": {}}) == {}
+    assert outcome(tmp_path, {"k3s_snapshots": {"folder": "/srv/snapshots", "s3_secret": "s3"}}) == {
+        "etcd-snapshot-dir": "/srv/snapshots",
+        "etcd-s3": True,
+        "etcd-s3-config-secret": "s3",
+    }
+
+
+def test_hardening_is_on_unless_somebody_says_otherwise(configs: dict[str, Any]) -> None:
+    """What API server, controllers and kubelets are started with; the site's own arguments of the kubelet are added."""
+    server, agent = configs["server-b"], configs["gpu-a"]
+    assert server["kube-apiserver-arg"][1:] == [
+        "admission-control-config-file=/etc/rancher/k3s/admission.yaml",
+        "audit-policy-file=/etc/rancher/k3s/audit-policy.yaml",
+        "audit-log-path=/var/lib/rancher/k3s/server/logs/audit.log",
+        "audit-log-maxage=30",
+        "audit-log-maxbackup=10",
+        "audit-log-maxsize=100",
+        "service-account-extend-token-expiration=false",
+    ]
+    assert server["kube-controller-manager-arg"] == ["terminated-pod-gc-threshold=1000"]
+    for config in (server, agent):
+        assert config["protect-kernel-defaults"] is True
+        idle, ciphers, own = config["kubelet-arg"]
+        assert (idle, own) == ("streaming-connection-idle-timeout=5m", "max-pods=200")
+        assert ciphers.startswith("tls-cipher-suites=TLS_ECDHE_") and ciphers.count("TLS_ECDHE_") == 6
+
+
+HARDENING = """
+- hosts: server
+  gather_facts: false
+  connection: local
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    _k3s_state: {members: [], has_data: true, server_url: ""}
+    _k3s_server_url: ""
+    k3s_hardening: HARDENING
+  tasks:
+    - import_role: {name: k3s, tasks_from: survey}
+      when: false
+    - set_fact: {_k3s_state: "{{ _k3s_state }}"}
+    - copy:
+        content: "{{ {'config': _k3s_config, 'admission': _k3s_admission, 'audit': _k3s_audit_policy} | to_json }}"
+        dest: FOLDER/found.json
+        mode: "0600"
+"""
+
+
+def hardened(folder: Path, hardening: dict[str, Any]) -> dict[str, Any]:
+    """What a server is configured with under these switches."""
+    (folder / "hosts.yml").write_text("server: {hosts: {a: {ansible_host: 192.0.2.1}}}\nagent: {hosts: {}}\n")
+    (folder / "play.yml").write_text(
+        HARDENING.replace("HARDENING", json.dumps(hardening)).replace("FOLDER", str(folder))
+    )
+    answer = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", str(folder / "hosts.yml"), str(folder / "play.yml")],
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return found
+
+
+def test_policies(tmp_path: Path) -> None:
+    """No object is in the audit log, namespaces without a label enforce baseline, and k3s' own are let alone."""
+    found = hardened(tmp_path, {})
+    assert {rule["level"] for rule in found["audit"]["rules"]} == {"None", "Metadata"}
+    pods, events = found["admission"]["plugins"]
+    assert (pods["configuration"]["defaults"]["enforce"], events["name"]) == ("baseline", "EventRateLimit")
+    assert pods["configuration"]["exemptions"]["namespaces"] == ["kube-system"]
+
+
+def test_each_control_has_a_switch(tmp_path: Path) -> None:
+    """With all of them off, what is left is what k3s needs."""
+    off = dict.fromkeys(
+        ("audit_log", "event_rate_limit", "token_expiry", "protect_kernel_defaults", "tls_ciphers"), False
+    )
+    found = hardened(
+        tmp_path, {**off, "pod_security": "privileged", "streaming_timeout": "0", "terminated_pods": 12500}
+    )
+    config = found["config"]
+    assert config["kube-apiserver-arg"] == [
+        "enable-admission-plugins=NodeRestriction,ExtendedResourceToleration",
+        "admission-control-config-file=/etc/rancher/k3s/admission.yaml",
+    ]
+    assert (config["kubelet-arg"], config["protect-kernel-defaults"]) == (
+        ["streaming-connection-idle-timeout=0"],
+        False,
+    )
+    assert config["kube-controller-manager-arg"] == ["terminated-pod-gc-threshold=12500"]
+    (plugin,) = found["admission"]["plugins"]
+    assert plugin["configuration"]["defaults"]["enforce"] == "privileged"
 
 
 def test_newcomers_join_the_one_that_lives(configs: dict[str, Any]) -> None:
@@ -101,7 +212,9 @@ def test_what_k3s_deploys_is_awaited_unless_it_is_disabled(tmp_path: Path) -> No
 
 def test_agents_get_no_key_that_only_servers_know(configs: dict[str, Any]) -> None:
     """`k3s agent` dies of an unknown key."""
-    assert set(configs["gpu-a"]) == {"node-name", "node-ip", "token-file", "server", "kubelet-arg"}
+    assert set(configs["gpu-a"]) == {
+        *("node-name", "node-ip", "token-file", "server", "kubelet-arg", "protect-kernel-defaults"),
+    }
 
 
 MEMBERS = [{"name": name, "server": True} for name in ("a", "b", "c")]
