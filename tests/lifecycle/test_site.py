@@ -5,15 +5,28 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self
 
+import psycopg
 import pytest
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
 
 from tests.e2e.pipelines import RUN_LABEL, Pipelines
 from tests.e2e.site import Site as Installed
+from tests.e2e.test_postgresql import Database
 
 from .conftest import PROJECT, STATE, Site
 
@@ -220,6 +233,121 @@ def test_suite(site: Site, words: tuple[str, ...]) -> None:
     run = site.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=15", *words)
     print(run.output[-8000:])
     assert run.status == 0, run.output[-8000:]
+
+
+class Writer(threading.Thread):
+    """A client that writes ten times a second, and now and then begins anew with what its Secret has then, as pods do that are rolled."""
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Callable[[int], object]]], refused: str) -> None:
+        """`connect` opens a way to write a number; an error that `refused` matches is one of credentials."""
+        super().__init__(daemon=True)
+        self.connect = connect
+        self.refused = re.compile(refused)
+        self.over = threading.Event()
+        self.number = 0
+        self.written: set[int] = set()
+        self.refusals: list[str] = []
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            # What the forwarded port loses is not confirmed, and no refusal.
+            try:
+                with self.connect() as write:
+                    for _ in range(20):
+                        self.number += 1
+                        write(self.number)
+                        self.written.add(self.number)
+                        self.over.wait(0.1)
+            except Exception as error:
+                if self.refused.search(str(error)):
+                    self.refusals.append(str(error))
+                self.over.wait(0.1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join(90)
+
+
+def test_credentials_change_under_clients_that_write(site: Site, tmp_path: Path) -> None:
+    """Of MinIO and PostgreSQL, interrupted once: no write is refused or lost, the former ones are worth nothing, and then all is as declared."""
+    installed = Installed(STATE / "kubeconfig", STATE / "bundle")
+    place, bucket, prefix, schema = ("epos", "minio-epos"), "epos-data", "slipway-test/rotation/", "slipway_rotation"
+    before = {each: installed.secret(*each) for each in (place, ("postgresql", "postgresql-airflow"))}
+    (tmp_path / "ca.crt").write_text(before["postgresql", "postgresql-airflow"]["ca.crt"])
+    confirmed = ("-e", "rotate_confirm=lab")
+
+    def database(address: str) -> Database:
+        return Database(installed, address, installed.secret("postgresql", "postgresql-airflow"), tmp_path / "ca.crt")
+
+    with contextlib.ExitStack() as opened:
+        endpoint = opened.enter_context(installed.way_to("minio.minio.svc:9000"))
+        address = opened.enter_context(installed.way_to("postgresql.postgresql.svc:5432"))
+        owner = database(address)
+        drop = f"DROP SCHEMA IF EXISTS {schema} CASCADE"
+        owner.sql(f"{drop}; CREATE SCHEMA {schema} AUTHORIZATION airflow", "airflow")
+        opened.callback(owner.sql, drop, "airflow")
+
+        def client(values: dict[str, str]) -> Minio:
+            return Minio(
+                endpoint=endpoint, access_key=values["accessKey"], secret_key=values["secretKey"], secure=False
+            )
+
+        @contextlib.contextmanager
+        def store() -> Iterator[Callable[[int], object]]:
+            minio = client(installed.secret(*place))
+            yield lambda number: minio.put_object(
+                bucket_name=bucket, object_name=f"{prefix}{number}", data=io.BytesIO(b"x"), length=1
+            )
+
+        @contextlib.contextmanager
+        def rows() -> Iterator[Callable[[int], object]]:
+            with database(address).connect(autocommit=True) as connection:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {schema}.rows (number int PRIMARY KEY)")
+                yield lambda number: connection.execute(f"INSERT INTO {schema}.rows VALUES (%s)", (number,))
+
+        writers = (
+            Writer(store, "InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied"),
+            Writer(rows, r"authentication failed|no pg_hba\.conf entry|permission denied"),
+        )
+        with writers[0], writers[1]:
+            words = site.playbook_words("rotate", "-e", "rotate=minio,postgresql", *confirmed)
+            reached_at = "TASK [postgresql : Have these components take them over]"
+            run, reached = site.interrupt(reached_at, 5, *words, timeout=1500)
+            assert reached, run.output[-6000:]
+            assert "in this order: minio, postgresql. No node is touched." in " ".join(run.output.split())
+            begun = installed.secret("postgresql", "postgresql-airflow")
+            assert begun["username"] != before["postgresql", "postgresql-airflow"]["username"]
+            run = site.playbook("rotate", "-e", "rotate=postgresql", *confirmed)
+            assert run.status == 0, run.output[-6000:]
+            written = [len(writer.written) for writer in writers]
+            time.sleep(5)
+        assert [writer.refusals for writer in writers] == [[], []]
+        assert all(len(writer.written) > count for writer, count in zip(writers, written, strict=True)), written
+        assert installed.secret("postgresql", "postgresql-airflow") == begun
+
+        current = client(installed.secret(*place))
+        names = [str(item.object_name) for item in current.list_objects(bucket_name=bucket, prefix=prefix)]
+        assert {f"{prefix}{number}" for number in writers[0].written} <= set(names)
+        assert not list(current.remove_objects(bucket_name=bucket, delete_object_list=map(DeleteObject, names)))
+        with database(address).connect() as connection:
+            found = {row[0] for row in connection.execute(f"SELECT number FROM {schema}.rows").fetchall()}
+        assert writers[1].written <= found
+
+        with pytest.raises(S3Error) as refused:
+            list(client(before[place]).list_objects(bucket_name=bucket))
+        assert refused.value.code == "InvalidAccessKeyId"
+        former = before["postgresql", "postgresql-airflow"]
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            owner.connect(user=former["username"], password=former["password"])
+    for value in (before[place]["secretKey"], former["password"]):
+        assert not any(value in each.output for each in site.runs)
+    again = site.playbook("site", "--skip-tags", "verify")
+    assert again.status == 0, again.output[-6000:]
+    assert set(again.changed().values()) == {0}, again.changed_tasks()
 
 
 def test_deleted_and_changed_objects_come_back(site: Site) -> None:
