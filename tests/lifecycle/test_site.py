@@ -424,6 +424,12 @@ def traces(site: Site, words: tuple[str, ...]) -> list[str]:
     return [name for name in found if not name.startswith(kept) and any(word in name for word in words)]
 
 
+def volume_of(site: Site, namespace: str, claim: str) -> str:
+    """Return the volume of a claim."""
+    volume: str = site.kubectl("get", "pvc", claim, "-n", namespace)["spec"]["volumeName"]
+    return volume
+
+
 def leave_half_removed(site: Site, namespace: str, release: str) -> None:
     """Put Helm's record of a release as a removal leaves it that was killed at its beginning."""
     labels = f"owner=helm,name={release},status=deployed"
@@ -437,13 +443,15 @@ def leave_half_removed(site: Site, namespace: str, release: str) -> None:
 
 
 def test_components_come_off_and_back(site: Site) -> None:
-    """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit."""
-    commit = commit_of_main(site)
+    """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit and every bucket."""
+    commit, store = commit_of_main(site), volume_of(site, "minio", "minio")
     leave_half_removed(site, "cert-manager", "cert-manager")
     marks = {
         "airflow": ("airflow",),
         "postgresql": ("postgresql",),
         "kubeflow_pipelines": ("kubeflow", "ml-pipeline", "pipeline-runner", "workflow-controller"),
+        # Its last users went before it.
+        "minio": ("/minio",),
         "argocd": ("argocd",),
         "git": ("/git",),
         "front_door": ("front-door",),
@@ -458,6 +466,7 @@ def test_components_come_off_and_back(site: Site) -> None:
     run = site.playbook("platform")
     assert run.status == 0, run.output[-4000:]
     assert commit_of_main(site) == commit
+    assert volume_of(site, "minio", "minio") == store
 
 
 def test_doctor_names_faults(site: Site) -> None:
@@ -565,6 +574,32 @@ def test_no_secret_lies_open_on_a_node(site: Site) -> None:
             found = set(site.ssh(node, script).splitlines())
             shown = [place for value, place in values.items() if not found.isdisjoint(value.splitlines())]
             assert not shown, f"{node}: {name}"
+
+
+def test_data_go_only_when_told(site: Site) -> None:
+    """A store that others use stays; the word for keeping deletes nothing; the word for deleting leaves no volume, also of what is off."""
+    words = ("-e", "uninstall_confirm=lab", "-e")
+    refused = site.playbook("uninstall", *words, "uninstall_component=minio")
+    assert refused.status != 0
+    assert "airflow, kubeflow_pipelines, postgresql use MinIO" in " ".join(refused.output.split())
+    assert set(refused.changed().values()) == {0}
+
+    volume = volume_of(site, "git", "git-data")
+    delete = ("-e", "uninstall_component=git", "-e", "uninstall_data=delete")
+    refused = site.playbook("uninstall", *delete, *words[:2])
+    assert refused.status != 0
+    said = " ".join(refused.output.split())
+    assert f"volume {volume} of claim git/git-data" in said
+    assert "uninstall_confirm=git@lab" in said
+    assert set(refused.changed().values()) == {0}
+
+    kept = site.playbook("uninstall", *words, "uninstall_component=git")
+    assert kept.status == 0, kept.output[-4000:]
+    assert site.kubectl("get", "pv", volume)["status"]["phase"] == "Released"
+    deleted = site.playbook("uninstall", *delete, "-e", "uninstall_confirm=git@lab")
+    assert deleted.status == 0, deleted.output[-4000:]
+    assert deleted.changed_tasks() == ["Delete its data"]
+    assert volume not in [item["metadata"]["name"] for item in site.kubectl("get", "pv")["items"]]
 
 
 def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:
