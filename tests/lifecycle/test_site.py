@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,13 +53,24 @@ pytestmark = pytest.mark.timeout(2400)
 
 
 @pytest.fixture(scope="module")
-def machine_before(site: Site) -> dict[str, str]:
+def temporary() -> Iterator[Path]:
+    """Where the site's commands put temporary files, and those of others on this machine do not."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slipway-", dir="/var/tmp") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def machine_before(site: Site, temporary: Path) -> dict[str, str]:
     """This machine's containers, mounts, rules and links without a lab."""
     assert site.run("make", "down").status == 0
-    return machine()
+    return machine(temporary)
 
 
-def machine() -> dict[str, str]:
+def machine(temporary: Path) -> dict[str, str]:
     """Return what the lab could leave behind on this machine."""
     commands = {
         "containers": "podman ps -aq",
@@ -67,7 +79,7 @@ def machine() -> dict[str, str]:
         "mounts": "cut -d' ' -f2 /proc/self/mounts",
         "rules": "iptables-save | grep -E '^-' || true",
         "links": "ls /sys/class/net",
-        "temporary files": "ls -d /tmp/k8srcp-* /tmp/ansible* 2>/dev/null || true",
+        "temporary files": f"ls -d {temporary}/k8srcp-* {temporary}/ansible* 2>/dev/null || true",
         "cgroups": "find /sys/fs/cgroup -type d -name 'libpod-*'",
     }
     return {name: subprocess.check_output(["bash", "-c", command], text=True) for name, command in commands.items()}
@@ -618,9 +630,9 @@ def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str,
     assert site.playbook("reset", "-e", "reset_confirm=lab").changed().get("server-1") == 0
 
 
-def test_down_leaves_nothing(site: Site, machine_before: dict[str, str]) -> None:
+def test_down_leaves_nothing(site: Site, machine_before: dict[str, str], temporary: Path) -> None:
     """`make down` removes containers, volumes, networks, mounts, firewall rules, links and the site's files."""
     assert site.run("make", "down").status == 0
-    assert machine() == machine_before
+    assert machine(temporary) == machine_before
     assert not STATE.exists()
     assert not os.path.lexists(PROJECT / ".slipway/lab")
