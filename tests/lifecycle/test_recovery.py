@@ -117,9 +117,10 @@ def workload(site: Site) -> list[dict[str, Any]]:
 def inside(site: Site, script: str) -> str:
     """Run a script in the pod with the volume, once it is ready."""
     kubectl = site.kubectl_words()
-    subprocess.run(
-        [*kubectl, "rollout", "status", "deployment/keeper", "--timeout=300s"], check=True, capture_output=True
-    )
+    waited = subprocess.run([*kubectl, "rollout", "status", "deployment/keeper", "--timeout=300s"], check=False)
+    if waited.returncode:
+        subprocess.run([*kubectl, "describe", "pods,persistentvolumes,persistentvolumeclaims"], check=False)
+    assert waited.returncode == 0
     words = [*kubectl, "exec", "deployment/keeper", "--", "sh", "-c", script]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
