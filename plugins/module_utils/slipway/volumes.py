@@ -22,6 +22,8 @@ LABEL = "slipway/volume"
 # The same of one that was set aside: no claim finds it any more.
 ASIDE = "slipway/set-aside"
 LABEL_LENGTH = 63
+# The provisioner that k3s brings along.
+LOCAL_PATH = "rancher.io/local-path"
 INTERVAL = 0.3
 T = TypeVar("T")
 
@@ -67,16 +69,31 @@ class Outcome:
 def place(volume: Json) -> str:
     """Where a volume's data lies, as far as the volume says."""
     spec = volume["spec"]
-    names = {
+    names = _nodes(volume)
+    node = f"on node {', '.join(sorted(names))}" if names else ""
+    path = (spec.get("hostPath") or spec.get("local") or {}).get("path") or (spec.get("csi") or {}).get("volumeHandle")
+    return ", ".join(part for part in (node, f"at {path}" if path else "") if part) or "where its driver keeps it"
+
+
+def local_folders(volumes: Sequence[Json]) -> dict[str, list[str]]:
+    """The folders on nodes' disks that are volumes of the class local-path, by the name of the node."""
+    found: dict[str, list[str]] = {}
+    for volume in volumes:
+        if (volume["metadata"].get("annotations") or {}).get("pv.kubernetes.io/provisioned-by") == LOCAL_PATH:
+            path = (volume["spec"].get("hostPath") or volume["spec"].get("local"))["path"]
+            for node in _nodes(volume):
+                found.setdefault(node, []).append(path)
+    return found
+
+
+def _nodes(volume: Json) -> set[str]:
+    return {
         value
         for term in _terms(volume)
         for rule in term.get("matchExpressions") or []
         if rule["key"] == "kubernetes.io/hostname"
         for value in rule.get("values") or []
     }
-    node = f"on node {', '.join(sorted(names))}" if names else ""
-    path = (spec.get("hostPath") or spec.get("local") or {}).get("path") or (spec.get("csi") or {}).get("volumeHandle")
-    return ", ".join(part for part in (node, f"at {path}" if path else "") if part) or "where its driver keeps it"
 
 
 def _terms(volume: Json) -> list[Json]:

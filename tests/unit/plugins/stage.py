@@ -51,7 +51,7 @@ def main():
     with open(%(log)r, "a") as log:
         log.write(%(name)r + " " + json.dumps(module.params[%(option)r]) + "\\n")
     begun = {kind: {"begun": 5.0} for kind in module.params.get("begun") or []}
-    module.exit_json(changed=False, record=begun, finished=7.0)
+    module.exit_json(changed=False, record=begun, finished=7.0, folders=%(folders)s)
 
 
 main()
@@ -68,6 +68,7 @@ DOUBLES = (
     *(("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state")),
     *(("k3s_aside", "keep_data"), ("k3s_reset", "snapshot"), ("node_files", "role")),
     *(("k3s_rotation", "ended"), ("k3s_token", "of"), ("k3s_encryption", "state"), ("k3s_certificates", "service")),
+    ("volume_folders", "kubeconfig"),
 )
 OPTIONS = [
     "servers",
@@ -100,7 +101,8 @@ class Stage:
         for name in ("vars", "defaults"):
             (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
         self.use(
-            "settle", "backup", "restore", "restore_aside", "restore_check", "no_rotation", "restart", "certificates"
+            *("settle", "backup", "restore", "restore_aside", "restore_check", "restore_volumes"),
+            *("no_rotation", "restart", "certificates"),
         )
         for path in (
             "preflight/tasks/main",
@@ -116,7 +118,11 @@ class Stage:
             file.write_text(yaml.safe_dump([note("kubeconfig")] if path.startswith("kubeconfig") else []))
         (folder / "modules").mkdir()
         for name, option in DOUBLES:
-            text = DOUBLE % {"log": str(self.log), "name": name, "option": option, "options": OPTIONS}
+            text = DOUBLE % {
+                **{"log": str(self.log), "name": name, "option": option, "options": OPTIONS},
+                # Of volumes on the node a.
+                "folders": {"a": [f"{folder}/volumes/{each}" for each in ("missing", "empty", "full")]},
+            }
             (folder / "modules" / f"{name}.py").write_text(text)
 
     def use(self, *names: str) -> None:
