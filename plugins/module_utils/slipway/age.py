@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -171,10 +172,8 @@ def decrypt(path: Path, identities: Sequence[Identity], read: Callable[[IO[bytes
 
 def require_opens(path: Path, identities: Sequence[Identity]) -> None:
     """Raise SlipwayError unless one of the keys opens the file; only its beginning is read."""
-    try:
+    with contextlib.suppress(_OpenedError):
         _decrypt(path, identities, _First())
-    except _OpenedError:
-        pass
 
 
 def _decrypt(path: Path, identities: Sequence[Identity], sink: IO[bytes] | _First) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Protocol
 
@@ -24,8 +24,8 @@ class Stored:
     key: str
     size: int
     etag: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    modified: datetime = datetime.fromtimestamp(0, UTC)
+    headers: Mapping[str, str]
+    modified: datetime
 
 
 class Source(Protocol):
