@@ -18,7 +18,7 @@ ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_uti
 from ansible.module_utils.slipway.age import (  # noqa: E402
     Identity,
     decrypt,
-    encrypt,
+    encrypt_bytes,
     read_identities,
     read_recipients,
     require_opens,
@@ -75,9 +75,7 @@ class ActionModule(ActionBase):
         digests = {}
         for name, source in arguments["files"].items():
             content = self._read(source, task_vars)
-            digests[name], _ = encrypt(
-                draft(path) / f"{name}{SUFFIX}", recipients, lambda stream, content=content: stream.write(content)
-            )
+            digests[name] = encrypt_bytes(draft(path) / f"{name}{SUFFIX}", recipients, content)
         add_part(path, CLUSTER, digests, {})
         return {"changed": True, "path": str(path)}
 

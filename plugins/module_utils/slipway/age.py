@@ -135,6 +135,11 @@ def _piped(work: Callable[[IO[bytes]], None], write: Callable[[IO[bytes]], T]) -
     return answer
 
 
+def encrypt_bytes(path: Path, recipients: Sequence[Recipient], content: bytes) -> str:
+    """Encrypt a short content to the new file `path`; return the file's SHA-256. Raises SlipwayError, OSError."""
+    return encrypt(path, recipients, lambda stream: stream.write(content))[0]
+
+
 def decrypt(path: Path, identities: Sequence[Identity], read: Callable[[IO[bytes]], T]) -> T:
     """Return what `read` makes of the decrypted stream. Raises SlipwayError, OSError."""
     source, target = os.pipe()

@@ -79,7 +79,7 @@ def save(source: Source, stream: IO[bytes]) -> Count:
                         count.objects += 1
                         count.size += item.size
                 # It keeps every entry for somebody who asks for a list.
-                archive.members.clear()
+                archive.members.clear()  # type: ignore[attr-defined]
     return count
 
 
@@ -96,7 +96,7 @@ def restore(target: Target, stream: IO[bytes]) -> Count:
     count = Count()
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         while entry := archive.next():
-            archive.members.clear()
+            archive.members.clear()  # type: ignore[attr-defined]
             bucket, key = entry.pax_headers[_BUCKET], entry.pax_headers.get(_KEY)
             if key is None:
                 count.buckets += 1

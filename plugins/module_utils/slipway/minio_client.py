@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import IO, Any, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import urllib3
 from ansible.module_utils.slipway.bucket_archive import Stored
@@ -115,7 +115,7 @@ class MinioStore:
                     {name: value for name, value in said.items() if name in _HEADERS or name.startswith(_METADATA)},
                     parsedate_to_datetime(said["last-modified"]),
                 ),
-                response,
+                cast(IO[bytes], response),
             )
         finally:
             response.close()
@@ -134,7 +134,7 @@ class MinioStore:
         self._s3.put_object(
             bucket_name=bucket,
             object_name=item.key,
-            data=content,
+            data=cast(BinaryIO, content),
             length=item.size,
             content_type=item.headers.get("content-type", "application/octet-stream"),
             metadata={name: value for name, value in item.headers.items() if name != "content-type"},

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyrage
-from ansible.module_utils.slipway.age import encrypt
+from ansible.module_utils.slipway.age import encrypt_bytes
 from ansible.module_utils.slipway.backup import CLUSTER, SUFFIX, add_part, begin_archive, draft, finish_archive
 
 SITE, K3S, TIME = "site", "v1.35.8+k3s1", "20261127T120000Z"
@@ -37,7 +37,7 @@ def make_archive(
         digests = {}
         for name, text in texts.items():
             place = draft(archive) / f"{name}{SUFFIX}"
-            digests[name], _ = encrypt(place, [KEY.to_public()], lambda stream, text=text: stream.write(text.encode()))
+            digests[name] = encrypt_bytes(place, [KEY.to_public()], text.encode())
         add_part(archive, part, digests, facts)
     finish_archive(archive)
     return archive

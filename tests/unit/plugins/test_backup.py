@@ -217,8 +217,8 @@ def test_a_backup_is_taken_on_a_server_that_answers(stage: Stage) -> None:
 
 def test_no_backup_is_kept_without_encryption_or_of_nothing(stage: Stage) -> None:
     lives: dict[str, dict[str, object] | None] = {"b": LIVES}
-    for recipients in ([], "", RECIPIENT):
-        assert "not kept without encryption" in back_up(stage, lives, backup_recipients=recipients)
+    for recipients in ("[]", '""', f'"{RECIPIENT}"'):
+        assert "not kept without encryption" in back_up(stage, lives, backup_recipients=json.loads(recipients))
     said = back_up(stage, lives, backup_recipients=[RECIPIENT, str(KEY)])
     assert "number 2 is no public key of age" in said and str(KEY) not in said
     assert "not kept without encryption" in back_up(stage, lives, backup_keep=0)
