@@ -125,6 +125,13 @@ class Stage:
             }
             (folder / "modules" / f"{name}.py").write_text(text)
 
+    def component(self, name: str, verb: str, more: str = "") -> None:
+        """Have a role that says in the log that it was asked for a verb, and `more`."""
+        path = self.folder / f"roles/{name}/tasks/{verb}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It runs on the controller, which is none of the site's hosts.
+        path.write_text(yaml.safe_dump([note(f"{verb} {name}", more)]).replace("{{ log }}", str(self.log)))
+
     def use(self, *names: str) -> None:
         """Have task files of the role itself there, in place of doubles."""
         for name in names:

@@ -215,6 +215,26 @@ def test_a_backup_is_taken_on_a_server_that_answers(stage: Stage) -> None:
     assert {file.name: file.read_text() for file in (stage.folder / "placed").iterdir()} == SECRETS
 
 
+def test_components_are_saved_after_the_cluster_and_buckets_last(stage: Stage) -> None:
+    for name in ("minio", "git", "postgresql"):
+        stage.component(name, "backup", " {{ backup_archive }}")
+    stage.component("argocd", "install")
+    words = {
+        "slipway_components": ["minio", "git", "argocd", "postgresql"],
+        "slipway_roles_dir": str(stage.folder / "roles"),
+    }
+    said = back_up(stage, {"b": LIVES}, **words)
+    assert not said, said[-3000:]
+    (path,) = (stage.folder / "backup").iterdir()
+    asked = [line for line in stage.log.read_text().splitlines() if line.startswith("backup ")]
+    assert asked == [f"backup {name} localhost {path}" for name in ("git", "postgresql", "minio")]
+    assert "the cluster, minio, git, postgresql" in " ".join(stage.output.split())
+    # Where one of them fails, there is no archive, and the ones before stay.
+    (stage.folder / "roles/git/tasks/backup.yml").write_text('[{"ansible.builtin.fail": {"msg": "git is away"}}]')
+    assert "git is away" in back_up(stage, {"b": LIVES}, backup_keep=1, **words)
+    assert [each for each in (stage.folder / "backup").iterdir() if not each.name.startswith(".")] == [path]
+
+
 def test_no_backup_is_kept_without_encryption_or_of_nothing(stage: Stage) -> None:
     lives: dict[str, dict[str, object] | None] = {"b": LIVES}
     for recipients in ("[]", '""', f'"{RECIPIENT}"'):

@@ -425,6 +425,19 @@ def test_a_claim_that_others_take_over() -> None:
     assert _labels(cluster.objects[CLAIM]) == {"app.kubernetes.io/managed-by": "Helm"}
 
 
+def test_folders_of_the_class_local_path_are_listed_by_node() -> None:
+    made_by = {"annotations": {"pv.kubernetes.io/provisioned-by": volumes.LOCAL_PATH}}
+    on_disks = [
+        {"metadata": made_by, "spec": {"hostPath": {"path": "/storage/a"}, "nodeAffinity": affinity("server-1")}},
+        {"metadata": made_by, "spec": {"local": {"path": "/storage/b"}, "nodeAffinity": affinity("agent-1")}},
+        {"metadata": made_by, "spec": {"hostPath": {"path": "/storage/c"}, "nodeAffinity": affinity("server-1")}},
+        # Somebody's own folder, and a driver's.
+        {"metadata": {}, "spec": {"hostPath": {"path": "/data"}, "nodeAffinity": affinity("server-1")}},
+        {"metadata": {}, "spec": {"csi": {"volumeHandle": "x"}}},
+    ]
+    assert volumes.local_folders(on_disks) == {"server-1": ["/storage/a", "/storage/c"], "agent-1": ["/storage/b"]}
+
+
 def test_places() -> None:
     volume = {"spec": {"local": {"path": "/x"}, "nodeAffinity": affinity("b", "a")}}
     assert place(volume) == "on node a, b, at /x"

@@ -103,6 +103,38 @@ def test_it_goes_back_to_an_archive(stage: Stage) -> None:
     assert "Volumes on the disks of new machines are empty" in " ".join(stage.output.split())
 
 
+def test_the_whole_site_goes_back(stage: Stage) -> None:
+    """After the cluster what its components held, buckets first and each with the archive; PostgreSQL to its point, which is in the bucket."""
+    point = "{{ [postgresql_restore_source, postgresql_restore_timeline, postgresql_restore_target_name] | join(' ') }}"
+    for name in ("git", "kubeflow_pipelines", "minio", "mine", "later"):
+        stage.component(name, "restore", " {{ backup_archive }}")
+    stage.component("postgresql", "restore", f" {point}")
+    facts = {"source": "77", "timeline": 2, "target_name": "slipway-x", "target_time": "2026-11-27T12:00:00+00:00"}
+    parts: dict[str, Any] = {name: ({f"{name}.x": name}, {}) for name in ("git", "kubeflow_pipelines", "mine", "minio")}
+    archive = make_archive(stage.folder / "backup", parts={**parts, "postgresql": ({}, facts)})
+    components = ["git", "later", "mine", "minio", "argocd", "postgresql", "kubeflow_pipelines"]
+    log, said = restore(
+        stage,
+        dict.fromkeys(("a", "b", "c"), NEW),
+        restore_component="site",
+        restore_from=str(archive),
+        slipway_components=components,
+        slipway_component_namespaces=[],
+        slipway_roles_dir=str(stage.folder / "roles"),
+    )
+    assert not said, said[-4000:]
+    begun = log.index(f'volume_folders "{stage.folder}/kubeconfig"')
+    assert log[begun + 1 :] == [
+        f"restore minio localhost {archive}",
+        "restore postgresql localhost 77 2 slipway-x",
+        *(f"restore {name} localhost {archive}" for name in ("kubeflow_pipelines", "git", "mine")),
+        "workloads_ready null",
+    ]
+    assert "These hold what they held then: minio, postgresql, kubeflow_pipelines, git, mine." in " ".join(
+        stage.output.split()
+    )
+
+
 def test_it_goes_back_on_new_machines(stage: Stage) -> None:
     """The Nodes of that time go, and the first server's pods; a server may be named to begin on."""
     archive = make_archive(stage.folder / "backup")
