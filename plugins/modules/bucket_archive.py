@@ -11,6 +11,8 @@ description:
     begun. It is a tar archive, written and encrypted as objects come. Former versions of objects, and tags, are not in it.
   - C(restored) writes each object of it that is not in the store as it is in the archive. Objects of the same name are overwritten, all others stay.
     Buckets that are missing are made.
+  - With I(target), objects go to a bucket of another store instead, only what is new or changed, and come back from there; the archive has the
+    list of them.
   - Nothing of it is on the controller unencrypted, nor in memory but for a piece.
   - Runs on the controller and reaches MinIO by C(kubectl port-forward), which ends with the task.
 options:
@@ -55,6 +57,38 @@ options:
   identity_file:
     description: File with a secret key, with C(restored).
     type: path
+  target:
+    description: A bucket of another store for the objects. It must exist. Objects lie there as that store keeps them, without encryption of ours.
+    type: dict
+    suboptions:
+      endpoint:
+        description: Where the store is, as C(host:port).
+        type: str
+        required: true
+      bucket:
+        description: The bucket.
+        type: str
+        required: true
+      prefix:
+        description: What the names of the objects begin with there, before their own bucket.
+        type: str
+        required: true
+      access_key_file:
+        description: File on the controller with the access key.
+        type: path
+        required: true
+      secret_key_file:
+        description: File on the controller with the secret key.
+        type: path
+        required: true
+      tls:
+        description: Whether the store is reached over TLS.
+        type: bool
+        default: true
+      ca:
+        description: File with the certificate of who signed the store's; empty for what the system trusts.
+        type: str
+        default: ""
   timeout:
     description: Seconds to wait until MinIO answers.
     type: int
@@ -91,6 +125,10 @@ size:
   description: How many bytes they have together.
   returned: success, but for check mode
   type: int
+newer:
+  description: How many came back as they are in the other store now, as they have changed since the archive was made.
+  returned: success, but for check mode
+  type: int
 same:
   description: How many of them were in the store as they are in the archive.
   returned: success, but for check mode
@@ -100,18 +138,41 @@ same:
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import bucket_archive, secrets
 from ansible.module_utils.slipway.age import decrypt, encrypt, read_identities, read_recipients
 from ansible.module_utils.slipway.backup import SUFFIX, add_part, draft
-from ansible.module_utils.slipway.bucket_archive import Count
+from ansible.module_utils.slipway.bucket_archive import Count, Mirror
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import KubeClient
 from ansible.module_utils.slipway.minio_access import Login
 from ansible.module_utils.slipway.port_forward import port_forward
 
-PART, FILE = "minio", "minio.tar"
+PART, FILE, LIST = "minio", "minio.tar", "minio.jsonl"
+
+
+def _key(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise SlipwayError(f"the key of the other store: {error}") from error
+
+
+def _mirror(module: AnsibleModule) -> Mirror | None:
+    """The place in another store, if that is where objects go."""
+    from ansible.module_utils.slipway.minio_client import MinioStore
+
+    if not (target := module.params["target"]):
+        return None
+    login = Login(_key(target["access_key_file"]), _key(target["secret_key_file"]))
+    module.no_log_values.add(login.secret_key)
+    store = MinioStore(target["endpoint"], login, target["tls"], target["ca"] or None)
+    with store.errors():
+        if not store.has_bucket(target["bucket"]):
+            raise SlipwayError(f"{target['endpoint']} has no bucket {target['bucket']}: make it there")
+    return Mirror(store, target["bucket"], target["prefix"])
 
 
 def run(module: AnsibleModule) -> Count:
@@ -124,7 +185,13 @@ def run(module: AnsibleModule) -> Count:
     # Imported here, as only a real server needs the SDK.
     from ansible.module_utils.slipway.minio_client import MinioStore
 
-    archive, file = Path(params["path"]), f"{FILE}{SUFFIX}"
+    mirror, archive = _mirror(module), Path(params["path"])
+    file = LIST if mirror else FILE
+    if params["state"] == "restored" and not (archive / f"{file}{SUFFIX}").exists():
+        raise SlipwayError(
+            f"{archive} has no {file}: its objects are "
+            + ("in itself; leave the target out" if mirror else "in another store; name it by the target")
+        )
     target = f"service/{params['service']}"
     with port_forward(params["kubectl"], params["kubeconfig"], namespace, target, params["port"]) as address:
         store = MinioStore(address, Login(values["rootUser"], values["rootPassword"]))
@@ -132,12 +199,24 @@ def run(module: AnsibleModule) -> Count:
         with store.errors():
             if params["state"] == "restored":
                 identities = read_identities(Path(params["identity_file"]))
-                return decrypt(archive / file, identities, lambda stream: bucket_archive.restore(store, stream))
+
+                def back(stream: IO[bytes]) -> Count:
+                    if mirror:
+                        return bucket_archive.restore_mirrored(store, mirror, stream)
+                    return bucket_archive.restore(store, stream)
+
+                return decrypt(archive / f"{file}{SUFFIX}", identities, back)
+
+            def out(stream: IO[bytes]) -> Count:
+                return (
+                    bucket_archive.save_mirrored(store, mirror, stream)
+                    if mirror
+                    else bucket_archive.save(store, stream)
+                )
+
             recipients = read_recipients(params["recipients"])
-            digest, count = encrypt(
-                draft(archive) / file, recipients, lambda stream: bucket_archive.save(store, stream)
-            )
-    add_part(archive, PART, {FILE: digest}, {"buckets": count.buckets, "objects": count.objects, "size": count.size})
+            digest, count = encrypt(draft(archive) / f"{file}{SUFFIX}", recipients, out)
+    add_part(archive, PART, {file: digest}, {"buckets": count.buckets, "objects": count.objects, "size": count.size})
     return count
 
 
@@ -155,6 +234,19 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "recipients": {"type": "list", "elements": "str", "default": []},
             "identity_file": {"type": "path"},
+            "target": {
+                "type": "dict",
+                "options": {
+                    "endpoint": {"type": "str", "required": True},
+                    "bucket": {"type": "str", "required": True},
+                    "prefix": {"type": "str", "required": True},
+                    # Names of files, not their contents.
+                    "access_key_file": {"type": "path", "required": True, "no_log": False},
+                    "secret_key_file": {"type": "path", "required": True, "no_log": False},
+                    "tls": {"type": "bool", "default": True},
+                    "ca": {"type": "str", "default": ""},
+                },
+            },
             "timeout": {"type": "int", "default": 60},
         },
         required_if=[("state", "saved", ["recipients"]), ("state", "restored", ["identity_file"])],

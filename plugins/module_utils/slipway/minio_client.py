@@ -31,16 +31,17 @@ T = TypeVar("T")
 
 
 class MinioStore:
-    """The server at `endpoint` (host:port, plain HTTP: it is reached through a local port forward)."""
+    """The server at `endpoint` (host:port); plain HTTP as through a local port forward, or TLS with what the system or the file `ca` trusts."""
 
-    def __init__(self, endpoint: str, root: Login) -> None:
+    def __init__(self, endpoint: str, root: Login, secure: bool = False, ca: str | None = None) -> None:
         self._endpoint = endpoint
-        self._http = urllib3.PoolManager(timeout=10, retries=False)
+        self._secure = secure
+        self._http = urllib3.PoolManager(timeout=10, retries=False, ca_certs=ca)
         self._s3 = self._client(root)
         self._admin = MinioAdmin(
             endpoint=endpoint,
             credentials=StaticProvider(root.access_key, root.secret_key),
-            secure=False,
+            secure=secure,
             http_client=self._http,
         )
 
@@ -49,7 +50,7 @@ class MinioStore:
             endpoint=self._endpoint,
             access_key=login.access_key,
             secret_key=login.secret_key,
-            secure=False,
+            secure=self._secure,
             region="us-east-1",
             http_client=self._http,
         )
@@ -91,8 +92,9 @@ class MinioStore:
     def buckets(self) -> list[str]:
         return sorted(bucket.name for bucket in self._s3.list_buckets())
 
-    def keys(self, bucket: str) -> Iterable[str]:
-        return (item.object_name for item in self._s3.list_objects(bucket_name=bucket, recursive=True))
+    def listed(self, bucket: str, prefix: str = "") -> Iterable[tuple[str, str]]:
+        found = self._s3.list_objects(bucket_name=bucket, prefix=prefix or None, recursive=True)
+        return ((str(item.object_name), str(item.etag).strip('"')) for item in found)
 
     @contextmanager
     def read_object(self, bucket: str, key: str) -> Iterator[tuple[Stored, IO[bytes]] | None]:
