@@ -37,7 +37,6 @@ TASKS: dict[str, list[dict[str, Any]]] = {
     "stop": [note("stop")],
     "uninstall": [note("uninstall")],
     "tokens_new": [],
-    "volumes": [],
     "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],
 }
 # What runs on nodes says so in the log, and does nothing.
