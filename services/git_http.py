@@ -91,8 +91,11 @@ def create(options: Options, name: str) -> None:
     draft.rename(final)
 
 
-def fill(options: Options, name: str, content: Path) -> None:
-    """Make the files below `content` the first commit of a repository that has none; any other is left as it is."""
+def fill(options: Options, name: str, content: Path, filled: bool = False) -> None:
+    """Make the files below `content` the first commit of a repository that has none; any other is left as it is.
+
+    One that was `filled` before has lost its commits. It stays without any: a first one would look to Argo CD as if all was taken away.
+    """
     author = {
         f"GIT_{who}_{what}": value
         for who in ("AUTHOR", "COMMITTER")
@@ -109,6 +112,14 @@ def fill(options: Options, name: str, content: Path) -> None:
             return answer.stdout.strip()
 
         if git("for-each-ref", "--count=1"):
+            return
+        if filled:
+            print(
+                f"git_http: {name} had commits and has none: its volume is another one. Restore it (playbooks/restore.yml); or, for an empty "
+                "one that begins anew, delete the ConfigMap git-filled and this pod",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         git("add", "--all", ".")
         commit = git("commit-tree", git("write-tree"), "-m", "The layout of this repository")
@@ -322,13 +333,14 @@ def main() -> None:
     parser.add_argument("--webhook-secret", type=Path, help="file with the key that signs what is told")
     parser.add_argument("--repository", action="append", default=[], metavar="NAME", help="make it if it is missing")
     parser.add_argument("--content", type=Path, help="folder of files that a repository without any commit begins with")
+    parser.add_argument("--filled", type=Path, help="file that is there when the repository once had commits")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
     options = Options(arguments.root, arguments.users, arguments.hooks, arguments.settings, arguments.events)
     for name in arguments.repository:
         create(options, name)
         if arguments.content:
-            fill(options, name, arguments.content)
+            fill(options, name, arguments.content, bool(arguments.filled and arguments.filled.exists()))
     notifier = None
     if options.events and options.settings and arguments.webhook_secret:
         notifier = Notifier(options.events, options.settings, arguments.webhook_secret)

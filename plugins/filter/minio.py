@@ -18,6 +18,7 @@ from ansible.module_utils.slipway.errors import SlipwayError  # noqa: E402
 from ansible.module_utils.slipway.minio_access import problems, read_tenant  # noqa: E402
 from ansible.module_utils.slipway.needs import amount  # noqa: E402
 from ansible.module_utils.slipway.port_forward import service_of  # noqa: E402
+from ansible.module_utils.slipway.volumes import LABEL  # noqa: E402
 
 Json = dict[str, Any]
 # Where the role's own store is.
@@ -117,6 +118,21 @@ def minio_layout_faults(
     return faults
 
 
+def minio_kept(volumes: Iterable[Mapping[str, Any]], claims: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """The claims that are made again: those of `volumes` kept for namespace minio that are not among `claims`, of the size of the volume."""
+    there = {claim["metadata"]["name"] for claim in claims}
+    found: dict[str, Json] = {}
+    for volume in volumes:
+        namespace, _, name = volume["metadata"]["labels"][LABEL].partition(".")
+        if namespace == "minio" and name not in there:
+            size = volume["spec"]["capacity"]["storage"]
+            found[name] = {
+                "metadata": {"namespace": namespace, "name": name},
+                "spec": {"resources": {"requests": {"storage": size}}},
+            }
+    return list(found.values())
+
+
 def _layout(claims: Sequence[Mapping[str, Any]]) -> tuple[str, int, int] | None:
     """Mode, servers and drives of each, by the volumes; None where there are none."""
     names = [claim["metadata"]["name"] for claim in claims]
@@ -184,6 +200,7 @@ class FilterModule:
             "minio_namespaces": minio_namespaces,
             "minio_faults": minio_faults,
             "minio_layout_faults": minio_layout_faults,
+            "minio_kept": minio_kept,
             "minio_volumes": minio_volumes,
             "minio_endpoint_faults": minio_endpoint_faults,
             "minio_answers": minio_answers,

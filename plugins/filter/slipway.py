@@ -69,19 +69,6 @@ def bundle_file(artifact: dict[str, Any], folder: str, dest: str, mode: str) -> 
     return {"src": f"{folder}/{artifact['path']}", "dest": dest + name, "sha256": artifact["sha256"], "mode": mode}
 
 
-def volume_folders(volumes: list[dict[str, Any]], node: str) -> list[str]:
-    """The folders on a node's disk that PersistentVolumes of k3s' own provisioner are."""
-    return [
-        volume["spec"]["local"]["path"]
-        for volume in volumes
-        if volume["metadata"].get("annotations", {}).get("pv.kubernetes.io/provisioned-by") == "rancher.io/local-path"
-        and "local" in volume["spec"]
-        for term in volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-        for rule in term["matchExpressions"]
-        if rule["key"] == "kubernetes.io/hostname" and node in rule["values"]
-    ]
-
-
 class FilterModule:
     """Registers the filters."""
 
@@ -91,5 +78,4 @@ class FilterModule:
             "image_ref": image_ref,
             "chart_image": chart_image,
             "bundle_file": bundle_file,
-            "volume_folders": volume_folders,
         }

@@ -50,6 +50,10 @@ options:
     description: Labels of a new claim.
     type: dict
     default: {}
+  annotations:
+    description: Annotations of a new claim.
+    type: dict
+    default: {}
   timeout:
     description: Seconds to wait for a claim to be bound, or to be gone.
     type: int
@@ -125,6 +129,7 @@ def main() -> None:
             "storage_class": {"type": "str", "default": ""},
             "access_modes": {"type": "list", "elements": "str", "default": ["ReadWriteOnce"]},
             "labels": {"type": "dict", "default": {}},
+            "annotations": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 60},
             "kubectl": {"type": "path", "default": "kubectl"},
         },
@@ -140,7 +145,7 @@ def main() -> None:
             params["size"] or "0",
             params["storage_class"],
             tuple(params["access_modes"]),
-            {label: str(value) for label, value in params["labels"].items()},
+            *({key: str(value) for key, value in params[name].items()} for name in ("labels", "annotations")),
         )
         volume = KeptVolume(KubeClient(params["kubeconfig"]), wanted, module.check_mode, params["timeout"], kubectl)
         outcome = getattr(volume, params["state"])()

@@ -11,6 +11,8 @@ description:
     the consumer's name, with C(_) for C(-).
   - Passwords are those of the Secrets C(postgresql-<consumer>). The server gets verifiers of them (SCRAM), never the passwords; a role whose
     verifier is not that of its Secret gets another.
+  - Where the Secret's C(username) is the consumer's second login, C(<name>.2), that one is made too and acts as the first, which then has no
+    password, unless M(postgresql_rotation) is under way.
   - A role that is no consumer any more cannot connect. Databases and roles are never removed, as they hold data.
   - Runs on the controller. SQL goes to C(psql) in the server's own container over the Kubernetes API, where the superuser is known by the
     operating system's user; the superuser has no password.
@@ -70,23 +72,22 @@ changes:
   elements: str
 """
 
+import base64
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import postgresql, secrets
 from ansible.module_utils.slipway.changes import end_with_changes
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Kube, KubeClient
-from ansible.module_utils.slipway.pod_exec import pod_exec
-from ansible.module_utils.slipway.postgresql import Consumer
-from ansible.module_utils.slipway.postgresql_secrets import secret_name
-
-PSQL = ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname=postgres", "--file=-"]
-PSQL += ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"]
+from ansible.module_utils.slipway.postgresql import Consumer, login_of
+from ansible.module_utils.slipway.postgresql_secrets import former, secret_name
 
 
 def _consumer(kube: Kube, namespace: str, name: str, check: bool) -> Consumer | None:
     """A consumer with the password of its Secret; None where there is none, which only check mode allows."""
     values = secrets.read(kube, namespace, secret_name(name), ["password"])
-    if values is None:
+    secret = kube.get(secrets.path(namespace, secret_name(name)))
+    if values is None or secret is None:
         if check:
             return None
         raise SlipwayError(f"there is no Secret {namespace}/{secret_name(name)}")
@@ -94,7 +95,8 @@ def _consumer(kube: Kube, namespace: str, name: str, check: bool) -> Consumer | 
         postgresql.verifier(values["password"], b"salt", 1)
     except SlipwayError as error:
         raise SlipwayError(f"Secret {namespace}/{secret_name(name)}: {error}") from error
-    return Consumer(name, values["password"])
+    username = base64.b64decode(secret["data"].get("username") or "").decode()
+    return Consumer(name, values["password"], login_of(name, username), rotating=bool(former(secret)))
 
 
 def run(module: AnsibleModule) -> list[str]:
@@ -110,14 +112,8 @@ def run(module: AnsibleModule) -> list[str]:
     if module.check_mode and kube.get(f"/api/v1/namespaces/{namespace}/pods/{params['pod']}") is None:
         return [change.text for change in postgresql.plan(postgresql.NOTHING, consumers)]
 
-    def sql(text: str) -> str:
-        target = f"pod/{params['pod']}"
-        place = (params["kubectl"], params["kubeconfig"], namespace, target, params["container"])
-        try:
-            return pod_exec(*place, PSQL, stdin=text, timeout=params["timeout"])
-        except SlipwayError as error:
-            raise SlipwayError(postgresql.hide(str(error))) from None
-
+    place = (params["kubectl"], params["kubeconfig"], namespace, params["pod"], params["container"])
+    sql = postgresql.sql_in_pod(*place, params["timeout"])
     changes = postgresql.plan(postgresql.read_state(sql), consumers)
     if not module.check_mode:
         postgresql.apply(sql, changes)

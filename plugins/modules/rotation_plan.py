@@ -17,7 +17,7 @@ options:
     choices: [server-token, agent-token, encryption-keys, certificates, kubeconfig]
     required: true
   servers:
-    description: What M(k3s_state) says of each of the site's servers, by name.
+    description: What M(k3s_state) says of each of the site's servers, by name; none where nothing of the cluster is rotated.
     type: dict
     required: true
   agents:

@@ -4,7 +4,7 @@
     postgres_pod.py archive PATH        archive_command of the server
     postgres_pod.py fetch NAME PATH     restore_command of the server
     postgres_pod.py keep                base backups in time, their retention, and a reload whenever the certificate is another one
-    postgres_pod.py backup              a base backup now
+    postgres_pod.py backup [NAME]       a base backup now, and after it a restore point of that name, of which it tells as JSON
     postgres_pod.py backups             what base backups there are, as JSON
 
 The archive is a bucket, written by barman-cloud. Each database cluster has a folder of its own there, named by its system
@@ -37,6 +37,8 @@ Json = dict[str, Any]
 GIVE_UP = 255
 # Seconds between two looks of `keep`, and until a failed backup is tried again.
 LOOK, RETRY = 5.0, 60.0
+# Seconds that a segment of WAL has to get to the archive.
+ARCHIVED = 300.0
 
 
 class PodError(Exception):
@@ -302,7 +304,9 @@ def restore(request: Json, settings: Settings, archive: Archive, target: Path) -
     archive.demand("cloud_restore", [*archive.words(source), chosen.name, str(target)])
     target.chmod(0o700)
     lines = [f"recovery_target_timeline = '{timeline}'", "recovery_target_action = 'promote'"]
-    if moment:
+    if name := str(request.get("target_name") or ""):
+        lines.append(f"recovery_target_name = '{name}'")
+    elif moment:
         lines.append(f"recovery_target_time = '{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00'")
     # Beside the data, so that no base backup has it; without the signal the server takes no notice.
     settings.data.with_name("recovery.conf").write_text("".join(f"{line}\n" for line in lines))
@@ -356,6 +360,40 @@ def _back_up(settings: Settings, archive: Archive) -> None:
     archive.demand(
         "cloud_backup_delete", archive.words(server, "--retention-policy", policy, "--minimum-redundancy", "1")
     )
+
+
+def mark(settings: Settings, name: str) -> Json:
+    """Set a restore point, and wait until it is in the archive; return what a request to restore to it says. Raises PodError."""
+    driver = importlib.import_module("psycopg2")
+    try:
+        connection = driver.connect(dbname="postgres", application_name="backup", connect_timeout=5)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_walfile_name(pg_create_restore_point(%s))", (name,))
+                segment = str(cursor.fetchone()[0])
+                moment = datetime.now(UTC)
+                cursor.execute("SELECT pg_switch_wal()")
+                end = time.monotonic() + ARCHIVED
+                while True:
+                    # Beside segments it archives .history and .backup files, whose names begin like those.
+                    cursor.execute("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
+                    archived = str(cursor.fetchone()[0])
+                    if archived[:24] >= segment:
+                        break
+                    if time.monotonic() > end:
+                        raise PodError(f"{segment} was not archived within {ARCHIVED:.0f} s; the server's log says why")
+                    time.sleep(0.2)
+        finally:
+            connection.close()
+    except driver.Error as error:
+        raise PodError(f"the server does not answer: {str(error).strip()}") from error
+    return {
+        "source": identifier(settings.data),
+        "timeline": int(segment[:8], 16),
+        "target_name": name,
+        "target_time": moment.isoformat(),
+    }
 
 
 class Keeper:
@@ -440,6 +478,9 @@ def main(words: Sequence[str]) -> int:
             Keeper(settings, archive).run()
         case ["backup"]:
             back_up(settings, archive)
+        case ["backup", name]:
+            back_up(settings, archive)
+            print(json.dumps(mark(settings, name)))
         case ["backups"]:
             print(
                 json.dumps(

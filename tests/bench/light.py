@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.module_utils.slipway.probe import meminfo
 
 from tests.bench.command import ANSIBLE, PROJECT, seconds
 from tests.lab import nodes as lab
@@ -52,8 +53,7 @@ def count(wanted: str, available_mb: int) -> int:
 
 def available_mb() -> int:
     """Memory of this machine that is free."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) // 1024
+    return meminfo(Path("/"))["MemAvailable"]
 
 
 def groups(number: int) -> dict[str, Any]:

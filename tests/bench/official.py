@@ -6,16 +6,16 @@ belongs the install script that https://get.k3s.io serves: it lies in the copy a
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.module_utils.slipway.kube import KubeClient
+from ansible.module_utils.slipway.workloads import Wanted, await_ready
 
 from tests.bench.command import PROJECT
 from tests.bench.light import FEW, SETTINGS, Light, light
@@ -95,7 +95,7 @@ def measure(copy: Path, bundle: Path) -> dict[str, Any]:
         result = {}
         for turn in GOALS:
             taken = nodes.ansible(*words, cwd=copy, **variables)
-            result[turn] = {"seconds": taken, "until_ready": taken + await_cluster(nodes, bundle / "bin/kubectl")}
+            result[turn] = {"seconds": taken, "until_ready": taken + await_cluster(nodes)}
         return result
 
 
@@ -109,37 +109,24 @@ def add_packages(nodes: Light) -> None:
             podman("exec", container, "sh", "-c", "dpkg --install /root/packages/*.deb")
 
 
-def await_cluster(nodes: Light, kubectl: Path) -> float:
+def await_cluster(nodes: Light) -> float:
     """Seconds until all nodes and all that k3s packages is ready, for which cluster.yml waits and these playbooks do not.
 
     Raises:
         SystemExit: they are not within PATIENCE_S.
     """
     defaults = yaml.safe_load((PROJECT / "playbooks/group_vars/all/site.yml").read_text())
-    wanted = {("Node", node) for node in nodes.site.nodes}
-    wanted |= {("Deployment", name) for name in defaults["slipway_base_components"].values()}
-    words = [str(kubectl), f"--kubeconfig={nodes.folder / 'kubeconfig'}", "--namespace=kube-system", "get"]
+    components = defaults["slipway_base_components"].values()
+    wanted = Wanted(
+        nodes=tuple(nodes.site.nodes), expect=tuple(("kube-system", "Deployment", name) for name in components)
+    )
     start = time.monotonic()
-    while True:
-        done = run([*words, "nodes,deployments", "--output=json"], check=False)
-        missing = wanted - ready(json.loads(done.stdout)["items"]) if done.returncode == 0 else wanted
-        taken = time.monotonic() - start
-        if not missing:
-            return taken
-        if taken > PATIENCE_S:
-            names = ", ".join("/".join(pair) for pair in sorted(missing))
-            sys.exit(f"the official playbooks' cluster is not ready after {PATIENCE_S:.0f} s: {names}\n{done.stderr}")
-        time.sleep(0.2)
-
-
-def ready(items: Collection[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Kind and name of the Nodes that are Ready and of the Deployments that are Available."""
-    return {
-        (item["kind"], item["metadata"]["name"])
-        for item in items
-        for condition in item["status"].get("conditions", [])
-        if condition["type"] in ("Ready", "Available") and condition["status"] == "True"
-    }
+    waiting = await_ready(KubeClient(str(nodes.folder / "kubeconfig")), wanted, PATIENCE_S, interval=0.2)
+    if waiting:
+        sys.exit(
+            f"the official playbooks' cluster is not ready after {PATIENCE_S:.0f} s: {'; '.join(map(str, waiting))}"
+        )
+    return time.monotonic() - start
 
 
 def compare(version: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

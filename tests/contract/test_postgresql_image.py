@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -36,10 +37,12 @@ from tests.lab.cache import PROJECT, Cache, hash_inputs
 
 ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 sys.path.append(str(PROJECT / "plugins"))
+from ansible.module_utils.slipway import secrets  # noqa: E402
 from ansible.module_utils.slipway.minio_access import Login, Tenant, plan  # noqa: E402
 from ansible.module_utils.slipway.minio_client import MinioStore  # noqa: E402
-from ansible.module_utils.slipway.postgresql import verifier  # noqa: E402
+from ansible.module_utils.slipway.postgresql import sql_in_pod, uri, verifier  # noqa: E402
 from ansible.module_utils.slipway.postgresql_external import answer_faults  # noqa: E402
+from ansible.module_utils.slipway.postgresql_rotation import Holder, Rotation  # noqa: E402
 
 from modules import postgresql_databases  # noqa: E402
 from tests.unit.plugins import authorities  # noqa: E402
@@ -429,6 +432,75 @@ def test_a_rotated_password_is_followed(world: World, first: Pod, monkeypatch: p
     log = first.log()
     assert "SCRAM-SHA-256" not in log
     assert "password-of-airflow" not in log
+
+
+def test_logins_are_exchanged_while_a_client_writes(world: World, first: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two take turns, and what either makes belongs to one role. No connection is refused; the former password is worth nothing then."""
+    kube, path = world.kube, secrets.path("postgresql", "postgresql-airflow")
+
+    def values() -> dict[str, str]:
+        return {key: base64.b64decode(value).decode() for key, value in kube.objects[path]["data"].items()}
+
+    @contextmanager
+    def way(*_: object) -> Iterator[str]:
+        yield f"{address(first.name)}:5432"
+
+    def connect(login: dict[str, str]) -> psycopg.Connection[tuple[Any, ...]]:
+        return first.connect(user=login["username"], password=login["password"], autocommit=True)
+
+    given = {"host": HOST, "port": "5432", "database": "airflow", "username": "airflow", "password": "third-password"}
+    given |= {"uri": uri(HOST, "5432", "airflow", "third-password"), "ca.crt": world.authority.pem}
+    kube.objects.pop(path)
+    keys = [secrets.Key(key, value=value) for key, value in given.items()]
+    secrets.ensure(kube, "postgresql", "postgresql-airflow", keys, {})
+    both = ("airflow", "model-registry")
+    assert databases(world, first, monkeypatch, *both) == ["role airflow: password set"]
+    sql = sql_in_pod(str(world.folder / "kubectl"), "/none", "postgresql", first.name, "postgresql", 30)
+    with connect(values()) as connection:
+        connection.execute("CREATE TABLE writes (number int PRIMARY KEY)")
+    over, written, refusals = threading.Event(), set[int](), list[str]()
+
+    def write() -> None:
+        number = 0
+        while not over.is_set():
+            try:
+                with connect(values()) as connection:
+                    for _ in range(10):
+                        number += 1
+                        connection.execute("INSERT INTO writes VALUES (%s)", (number,))
+                        written.add(number)
+                        over.wait(0.02)
+            except psycopg.Error as error:
+                refusals.append(str(error))
+                return
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        for turn, login in enumerate(("airflow.2", "airflow")):
+            former = values()
+            rotation = Rotation(kube, sql, "postgresql", lambda found: answer_faults(found, way, 5))
+            rotation.begin("airflow")
+            assert values()["username"] == login
+            assert databases(world, first, monkeypatch, *both) == []
+            connect(former).close()
+            with connect(values()) as connection:
+                connection.execute(f"CREATE TABLE turn{turn} (number int)")
+            rotation.end(Holder("airflow", ("airflow",), cared_for=True), 30)
+            with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+                connect(former)
+            assert databases(world, first, monkeypatch, *both) == []
+    finally:
+        over.set()
+        writer.join(10)
+    assert refusals == []
+    with connect(values()) as connection:
+        assert {row[0] for row in connection.execute("SELECT number FROM writes").fetchall()} >= written
+        owners = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        assert owners == [("airflow",)]
+        connection.execute("DROP TABLE writes, turn0, turn1")
+    log = first.log()
+    assert "SCRAM-SHA-256" not in log and values()["password"] not in log
 
 
 def test_what_is_wrong_with_a_server_is_said(world: World, first: Pod) -> None:

@@ -109,7 +109,8 @@ def database(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
         made = Database(site, address, values, authority)
         drop = f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
         made.sql(drop, values["database"])
-        made.sql(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {values['username']}", values["database"])
+        # What logs in acts as the role with the database's name.
+        made.sql(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {values['database']}", values["database"])
         yield made
         eventually(lambda: made.sql("SELECT 1", check=False) == "1", TIMEOUT)
         made.sql(drop, values["database"])

@@ -154,9 +154,22 @@ class Site:
             text=True,
         ).stdout
 
+    def wipe(self, *names: str) -> None:
+        """Take machines away for good, with their disks."""
+        for name in names:
+            container = f"slipway-{self.name}-{name}"
+            subprocess.run(["podman", "rm", "--force", "--time=0", container], check=True, capture_output=True)
+            volumes = [f"{container}-rancher", f"{container}-kubelet"]
+            subprocess.run(["podman", "volume", "rm", *volumes], check=True, capture_output=True)
+
     def kubectl_words(self) -> list[str]:
         """Return the command line that kubectl on this site begins with."""
         return [str(self.state / "bundle/bin/kubectl"), "--kubeconfig", str(self.state / "kubeconfig")]
+
+    def inside(self, namespace: str, target: str, container: str, *command: str) -> str:
+        """Run a command in a container of the site; return what it printed."""
+        words = [*self.kubectl_words(), "-n", namespace, "exec", target, "-c", container, "--", *command]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
     def apply(self, manifest: dict[str, Any]) -> None:
         """Apply an object to the site."""
@@ -243,11 +256,7 @@ class Servers:
 
     def wipe(self, *names: str) -> None:
         """Take machines away for good, with their disks; `machines` puts new ones in their place."""
-        for name in names:
-            container = f"slipway-{HA}-{name}"
-            subprocess.run(["podman", "rm", "--force", "--time=0", container], check=True, capture_output=True)
-            volumes = [f"{container}-rancher", f"{container}-kubelet"]
-            subprocess.run(["podman", "volume", "rm", *volumes], check=True, capture_output=True)
+        self.site.wipe(*names)
 
     def voters(self) -> list[str]:
         """Names of the Nodes that are Ready and vote."""

@@ -13,24 +13,20 @@ from typing import Any
 import pytest
 
 from .conftest import HA, QUICK, Run, Servers, Site
+from .listing import OF_MACHINES, Listing, listing, new_key, without
 from .polling import deployment, said, start
 
 pytestmark = pytest.mark.timeout(3600)
 
-# What others make anew at any time, by their nature.
-VOLATILE = {"CertificateSigningRequest", "ETCDSnapshotFile", "EndpointSlice", "Endpoints", "Event", "Lease", "Pod"}
-# What belongs to a machine.
-OF_MACHINES = {"CSINode", "Node"}
 DATA = "/var/lib/rancher/k3s"
-Listing = dict[tuple[str, str, str], str]
 
 
 @dataclass
 class Kept:
-    """The site, its newest archive, and what the cluster held when that was taken."""
+    """The site, the file with its key, its newest archive, and what the cluster held when that was taken."""
 
     servers: Servers
-    password: Path
+    key: Path
     archive: Path
     listing: Listing
     kubeconfig: Path
@@ -41,7 +37,7 @@ class Kept:
             "restore_component": "cluster",
             "restore_confirm": HA,
             "restore_from": str(self.archive),
-            "backup_vault_password_file": str(self.password),
+            "backup_identity_file": str(self.key),
             **options,
         }
         return [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
@@ -53,9 +49,9 @@ class Kept:
         return run
 
     def shows_no_secret(self, run: Run) -> None:
-        """Neither a token nor the password is in the output of a run, and nothing that was not encrypted is left on a server."""
+        """Neither a token nor the key is in the output of a run, and nothing that was not encrypted is left on a server."""
         site = self.servers.site
-        secrets = [self.password.read_text().strip()]
+        secrets = [self.key.read_text().strip()]
         for name in set(self.servers.servers) & set(self.servers.voters()):
             secrets += site.ssh(name, "cat /etc/rancher/k3s/token /etc/rancher/k3s/agent-token").split()
             assert "transfer" not in site.ssh(name, f"ls {DATA}/server")
@@ -66,25 +62,6 @@ class Kept:
         kubectl = str(self.servers.site.state / "bundle/bin/kubectl")
         words = [kubectl, "--kubeconfig", str(self.kubeconfig), "get", "namespaces"]
         subprocess.run(words, check=True, capture_output=True)
-
-
-def listing(site: Site) -> Listing:
-    """Identity of every object of every kind, but for what is volatile and the passwords of machines."""
-    words = [*site.kubectl_words(), "api-resources", "--verbs=list", "--output=name"]
-    # It fails while metrics, which are none of the objects, are not served yet.
-    kinds = subprocess.run(words, check=False, capture_output=True, text=True).stdout.split()
-    kinds = [kind for kind in kinds if not kind.endswith(".metrics.k8s.io")]
-    found = {}
-    for item in site.kubectl("get", ",".join(kinds), "--all-namespaces")["items"]:
-        metadata = item["metadata"]
-        if item["kind"] not in VOLATILE and not metadata["name"].endswith(".node-password.k3s"):
-            found[item["kind"], metadata.get("namespace", ""), metadata["name"]] = metadata.get("uid", "")
-    return found
-
-
-def without(listed: Listing, kinds: set[str]) -> Listing:
-    """A listing without some kinds."""
-    return {key: uid for key, uid in listed.items() if key[0] not in kinds}
 
 
 def config_map(name: str) -> dict[str, Any]:
@@ -125,9 +102,9 @@ def inside(site: Site, script: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-def back_up(servers: Servers, password: Path, *more: str) -> tuple[Run, list[Path]]:
+def back_up(servers: Servers, recipient: str, *more: str) -> tuple[Run, list[Path]]:
     """Take a backup; return the run and the archives that there are."""
-    run = servers.succeeds("backup", "-e", f"backup_vault_password_file={password}", *more)
+    run = servers.succeeds("backup", "-e", json.dumps({"backup_recipients": [recipient]}), *more)
     return run, sorted((servers.site.state / "backup").iterdir())
 
 
@@ -138,19 +115,18 @@ def kept(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     servers.succeeds("site", *QUICK)
     start(site, *workload(site))
     inside(site, "echo written > /data/file; sync")
-    password = folder / "password"
-    password.write_text("four words nobody guesses\n")
+    key, recipient = new_key(folder / "key")
     shutil.copy2(site.state / "kubeconfig", folder / "kubeconfig")
 
     refused = site.playbook("backup")
     assert refused.status != 0 and "not kept without encryption" in said(refused)
     assert set(refused.changed().values()) <= {0}
-    _, first = back_up(servers, password)
+    _, first = back_up(servers, recipient)
     listed = listing(site)
-    run, archives = back_up(servers, password, "-e", "backup_keep=1")
+    run, archives = back_up(servers, recipient, "-e", "backup_keep=1")
     (archive,) = archives
     assert archive not in first
-    kept = Kept(servers, password, archive, listed, folder / "kubeconfig")
+    kept = Kept(servers, key, archive, listed, folder / "kubeconfig")
     kept.shows_no_secret(run)
     return kept
 
@@ -159,30 +135,31 @@ def test_an_archive_is_private(kept: Kept) -> None:
     """Its owner may read it, and only its manifest is in the clear."""
     assert {stat.S_IMODE(path.stat().st_mode) for path in (kept.archive, kept.archive.parent)} == {0o700}
     files = {path.name: path for path in kept.archive.iterdir()}
-    assert set(files) == {"manifest.json", "snapshot.zip.vault", "token.vault", "agent-token.vault"}
+    assert set(files) == {"manifest.json", "snapshot.zip.age", "token.age", "agent-token.age"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files.values()} == {0o600}
     assert all(
-        path.read_text().startswith("$ANSIBLE_VAULT;") for name, path in files.items() if name != "manifest.json"
+        path.read_bytes().startswith(b"age-encryption.org/v1\n")
+        for name, path in files.items()
+        if name != "manifest.json"
     )
     manifest = json.loads(files["manifest.json"].read_text())
     assert manifest["nodes"] == ["agent-1", "server-1", "server-2", "server-3"]
 
 
 def test_bad_input_is_refused_before_any_change(kept: Kept, tmp_path: Path) -> None:
-    """Another password, a damaged archive, one that is not complete, one of another version, a quorum that is there."""
-    wrong = tmp_path / "wrong"
-    wrong.write_text("guessed\n")
+    """Another key, a damaged archive, one that is not complete, one of another version, a quorum that is there."""
+    wrong, _ = new_key(tmp_path / "wrong")
     damaged, short, newer = (shutil.copytree(kept.archive, tmp_path / name) for name in ("damaged", "short", "newer"))
-    content = (damaged / "snapshot.zip.vault").read_bytes()
-    (damaged / "snapshot.zip.vault").write_bytes(content[:-10] + b"0" * 9 + content[-1:])
-    (short / "token.vault").unlink()
+    content = (damaged / "snapshot.zip.age").read_bytes()
+    (damaged / "snapshot.zip.age").write_bytes(content[:-10] + b"0" * 9 + content[-1:])
+    (short / "token.age").unlink()
     manifest = json.loads((newer / "manifest.json").read_text())
     (newer / "manifest.json").write_text(json.dumps({**manifest, "k3s": "v1.99.0+k3s1"}))
     for options, reason in (
         ({"restore_confirm": "lab"}, f"-e restore_confirm={HA}"),
-        ({"backup_vault_password_file": str(wrong)}, "is not the one that"),
-        ({"restore_from": str(damaged)}, "snapshot.zip.vault is damaged"),
-        ({"restore_from": str(short)}, "token.vault is missing"),
+        ({"backup_identity_file": str(wrong)}, "it was encrypted for others"),
+        ({"restore_from": str(damaged)}, "snapshot.zip.age is damaged"),
+        ({"restore_from": str(short)}, "token.age is missing"),
         ({"restore_from": str(newer)}, "The archive is one of k3s v1.99.0+k3s1"),
         ({"restore_from": "", "restore_server": "server-1"}, "so the quorum is not lost"),
     ):

@@ -5,17 +5,37 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import hashlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Self
 
+import psycopg
 import pytest
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
 
+from tests.e2e.airflow import Airflow
+from tests.e2e.front_door import FrontDoor, eventually
+from tests.e2e.model_service import ModelService
 from tests.e2e.pipelines import RUN_LABEL, Pipelines
 from tests.e2e.site import Site as Installed
+from tests.e2e.site import Store
+from tests.e2e.test_postgresql import Database
 
 from .conftest import PROJECT, STATE, Site
+from .listing import OF_MACHINES, listing, new_key, without
 
 REPORT = STATE / "report/index.html"
 
@@ -39,13 +59,24 @@ pytestmark = pytest.mark.timeout(2400)
 
 
 @pytest.fixture(scope="module")
-def machine_before(site: Site) -> dict[str, str]:
+def temporary() -> Iterator[Path]:
+    """Where the site's commands put temporary files, and those of others on this machine do not."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slipway-", dir="/var/tmp") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def machine_before(site: Site, temporary: Path) -> dict[str, str]:
     """This machine's containers, mounts, rules and links without a lab."""
     assert site.run("make", "down").status == 0
-    return machine()
+    return machine(temporary)
 
 
-def machine() -> dict[str, str]:
+def machine(temporary: Path) -> dict[str, str]:
     """Return what the lab could leave behind on this machine."""
     commands = {
         "containers": "podman ps -aq",
@@ -54,7 +85,7 @@ def machine() -> dict[str, str]:
         "mounts": "cut -d' ' -f2 /proc/self/mounts",
         "rules": "iptables-save | grep -E '^-' || true",
         "links": "ls /sys/class/net",
-        "temporary files": "ls -d /tmp/k8srcp-* /tmp/ansible* 2>/dev/null || true",
+        "temporary files": f"ls -d {temporary}/k8srcp-* {temporary}/ansible* 2>/dev/null || true",
         "cgroups": "find /sys/fs/cgroup -type d -name 'libpod-*'",
     }
     return {name: subprocess.check_output(["bash", "-c", command], text=True) for name, command in commands.items()}
@@ -222,6 +253,121 @@ def test_suite(site: Site, words: tuple[str, ...]) -> None:
     assert run.status == 0, run.output[-8000:]
 
 
+class Writer(threading.Thread):
+    """A client that writes ten times a second, and now and then begins anew with what its Secret has then, as pods do that are rolled."""
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Callable[[int], object]]], refused: str) -> None:
+        """`connect` opens a way to write a number; an error that `refused` matches is one of credentials."""
+        super().__init__(daemon=True)
+        self.connect = connect
+        self.refused = re.compile(refused)
+        self.over = threading.Event()
+        self.number = 0
+        self.written: set[int] = set()
+        self.refusals: list[str] = []
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            # What the forwarded port loses is not confirmed, and no refusal.
+            try:
+                with self.connect() as write:
+                    for _ in range(20):
+                        self.number += 1
+                        write(self.number)
+                        self.written.add(self.number)
+                        self.over.wait(0.1)
+            except Exception as error:
+                if self.refused.search(str(error)):
+                    self.refusals.append(str(error))
+                self.over.wait(0.1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join(90)
+
+
+def test_credentials_change_under_clients_that_write(site: Site, tmp_path: Path) -> None:
+    """Of MinIO and PostgreSQL, interrupted once: no write is refused or lost, the former ones are worth nothing, and then all is as declared."""
+    installed = Installed(STATE / "kubeconfig", STATE / "bundle")
+    place, bucket, prefix, schema = ("epos", "minio-epos"), "epos-data", "slipway-test/rotation/", "slipway_rotation"
+    before = {each: installed.secret(*each) for each in (place, ("postgresql", "postgresql-airflow"))}
+    (tmp_path / "ca.crt").write_text(before["postgresql", "postgresql-airflow"]["ca.crt"])
+    confirmed = ("-e", "rotate_confirm=lab")
+
+    def database(address: str) -> Database:
+        return Database(installed, address, installed.secret("postgresql", "postgresql-airflow"), tmp_path / "ca.crt")
+
+    with contextlib.ExitStack() as opened:
+        endpoint = opened.enter_context(installed.way_to("minio.minio.svc:9000"))
+        address = opened.enter_context(installed.way_to("postgresql.postgresql.svc:5432"))
+        owner = database(address)
+        drop = f"DROP SCHEMA IF EXISTS {schema} CASCADE"
+        owner.sql(f"{drop}; CREATE SCHEMA {schema} AUTHORIZATION airflow", "airflow")
+        opened.callback(owner.sql, drop, "airflow")
+
+        def client(values: dict[str, str]) -> Minio:
+            return Minio(
+                endpoint=endpoint, access_key=values["accessKey"], secret_key=values["secretKey"], secure=False
+            )
+
+        @contextlib.contextmanager
+        def store() -> Iterator[Callable[[int], object]]:
+            minio = client(installed.secret(*place))
+            yield lambda number: minio.put_object(
+                bucket_name=bucket, object_name=f"{prefix}{number}", data=io.BytesIO(b"x"), length=1
+            )
+
+        @contextlib.contextmanager
+        def rows() -> Iterator[Callable[[int], object]]:
+            with database(address).connect(autocommit=True) as connection:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {schema}.rows (number int PRIMARY KEY)")
+                yield lambda number: connection.execute(f"INSERT INTO {schema}.rows VALUES (%s)", (number,))
+
+        writers = (
+            Writer(store, "InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied"),
+            Writer(rows, r"authentication failed|no pg_hba\.conf entry|permission denied"),
+        )
+        with writers[0], writers[1]:
+            words = site.playbook_words("rotate", "-e", "rotate=minio,postgresql", *confirmed)
+            reached_at = "TASK [postgresql : Have these components take them over]"
+            run, reached = site.interrupt(reached_at, 5, *words, timeout=1500)
+            assert reached, run.output[-6000:]
+            assert "in this order: minio, postgresql. No node is touched." in " ".join(run.output.split())
+            begun = installed.secret("postgresql", "postgresql-airflow")
+            assert begun["username"] != before["postgresql", "postgresql-airflow"]["username"]
+            run = site.playbook("rotate", "-e", "rotate=postgresql", *confirmed)
+            assert run.status == 0, run.output[-6000:]
+            written = [len(writer.written) for writer in writers]
+            time.sleep(5)
+        assert [writer.refusals for writer in writers] == [[], []]
+        assert all(len(writer.written) > count for writer, count in zip(writers, written, strict=True)), written
+        assert installed.secret("postgresql", "postgresql-airflow") == begun
+
+        current = client(installed.secret(*place))
+        names = [str(item.object_name) for item in current.list_objects(bucket_name=bucket, prefix=prefix)]
+        assert {f"{prefix}{number}" for number in writers[0].written} <= set(names)
+        assert not list(current.remove_objects(bucket_name=bucket, delete_object_list=map(DeleteObject, names)))
+        with database(address).connect() as connection:
+            found = {row[0] for row in connection.execute(f"SELECT number FROM {schema}.rows").fetchall()}
+        assert writers[1].written <= found
+
+        with pytest.raises(S3Error) as refused:
+            list(client(before[place]).list_objects(bucket_name=bucket))
+        assert refused.value.code == "InvalidAccessKeyId"
+        former = before["postgresql", "postgresql-airflow"]
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            owner.connect(user=former["username"], password=former["password"])
+    for value in (before[place]["secretKey"], former["password"]):
+        assert not any(value in each.output for each in site.runs)
+    again = site.playbook("site", "--skip-tags", "verify")
+    assert again.status == 0, again.output[-6000:]
+    assert set(again.changed().values()) == {0}, again.changed_tasks()
+
+
 def test_deleted_and_changed_objects_come_back(site: Site) -> None:
     """What somebody deleted or changed by hand in a release that is otherwise unchanged is put back, and the data is there."""
     wanted = [site.kubectl("get", kind, "minio", "-n", "minio")["spec"] for kind in ("deployment", "service")]
@@ -296,6 +442,12 @@ def traces(site: Site, words: tuple[str, ...]) -> list[str]:
     return [name for name in found if not name.startswith(kept) and any(word in name for word in words)]
 
 
+def volume_of(site: Site, namespace: str, claim: str) -> str:
+    """Return the volume of a claim."""
+    volume: str = site.kubectl("get", "pvc", claim, "-n", namespace)["spec"]["volumeName"]
+    return volume
+
+
 def leave_half_removed(site: Site, namespace: str, release: str) -> None:
     """Put Helm's record of a release as a removal leaves it that was killed at its beginning."""
     labels = f"owner=helm,name={release},status=deployed"
@@ -309,13 +461,15 @@ def leave_half_removed(site: Site, namespace: str, release: str) -> None:
 
 
 def test_components_come_off_and_back(site: Site) -> None:
-    """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit."""
-    commit = commit_of_main(site)
+    """Nothing of an uninstalled component is left but what the run names; installing it again works, with every commit and every bucket."""
+    commit, store = commit_of_main(site), volume_of(site, "minio", "minio")
     leave_half_removed(site, "cert-manager", "cert-manager")
     marks = {
         "airflow": ("airflow",),
         "postgresql": ("postgresql",),
         "kubeflow_pipelines": ("kubeflow", "ml-pipeline", "pipeline-runner", "workflow-controller"),
+        # Its last users went before it.
+        "minio": ("/minio",),
         "argocd": ("argocd",),
         "git": ("/git",),
         "front_door": ("front-door",),
@@ -330,6 +484,7 @@ def test_components_come_off_and_back(site: Site) -> None:
     run = site.playbook("platform")
     assert run.status == 0, run.output[-4000:]
     assert commit_of_main(site) == commit
+    assert volume_of(site, "minio", "minio") == store
 
 
 def test_doctor_names_faults(site: Site) -> None:
@@ -412,6 +567,156 @@ def test_killed_k3s_and_lost_node(site: Site) -> None:
     assert set(again.changed().values()) == {0}, again.changed_tasks()
 
 
+# What a restored site does not have as it was: workflows, which end by themselves, and the volume that PostgreSQL is brought back on.
+NOT_RESTORED = {"Job", "PersistentVolume", "Workflow", "WorkflowTaskResult", *OF_MACHINES}
+# Buckets to which something is added all the time: the archive of PostgreSQL, logs.
+GROWING = ("airflow-logs", "postgresql-backups")
+PSQL = ("psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname=airflow", "--command")
+
+
+def secret_hashes(site: Site) -> dict[str, str]:
+    """Return a hash of the data of every Secret but for those of machines."""
+    return {
+        f"{item['metadata']['namespace']}/{item['metadata']['name']}": hashlib.sha256(
+            json.dumps(item.get("data"), sort_keys=True).encode()
+        ).hexdigest()
+        for item in site.kubectl("get", "secrets", "-A")["items"]
+        # The certificate of the servers' API names their machines.
+        if not item["metadata"]["name"].endswith((".node-password.k3s", "k3s-serving"))
+    }
+
+
+def objects(installed: Installed) -> dict[str, str]:
+    """Return what each object of every bucket holds, and its content type."""
+    found = {}
+    with Store.open(installed, "minio", "minio-root", ("rootUser", "rootPassword")) as store:
+        for bucket in store.client.list_buckets():
+            if bucket.name in GROWING:
+                continue
+            for item in store.client.list_objects(bucket_name=bucket.name, recursive=True):
+                # How a large object was cut counts into its ETag.
+                etag = str(item.etag)
+                held = hashlib.sha256(store.read(bucket.name, item.object_name)).hexdigest() if "-" in etag else etag
+                kind = store.client.stat_object(bucket_name=bucket.name, object_name=item.object_name).content_type
+                found[f"{bucket.name}/{item.object_name}"] = f"{held} {kind}"
+    return found
+
+
+def repository(site: Site) -> str:
+    """Return every reference of the GitOps repository, and who pushed what."""
+    words = ("git", "--git-dir=/repositories/platform.git")
+    inside = ("git", "deployment/git", "git")
+    return site.inside(*inside, *words, "for-each-ref") + site.inside(*inside, *words, "reflog", "show", "main")
+
+
+def pipeline_records(installed: Installed) -> dict[str, str]:
+    """Return the names of Kubeflow Pipelines' experiments and pipelines, and the states of its runs, by their ids."""
+    found = {}
+    with Pipelines.open(installed, "kubeflow-pipelines") as pipelines:
+        for kind, key, value in (
+            ("experiments", "experiment_id", "display_name"),
+            ("pipelines", "pipeline_id", "display_name"),
+            ("runs", "run_id", "state"),
+        ):
+            for item in pipelines.call("GET", kind, page_size=200).get(kind, []):
+                found[item[key]] = item.get(value, "")
+    return found
+
+
+def held(site: Site) -> dict[str, dict[Any, str]]:
+    """Return what the site holds, by what holds it."""
+    installed = Installed(STATE / "kubeconfig", STATE / "bundle")
+    kinds = without(listing(site), NOT_RESTORED)
+    kinds.pop(("PersistentVolumeClaim", "postgresql", "postgresql-data"), None)
+    airflow = Airflow(installed, FrontDoor(installed, STATE / "ca.crt"))
+    return {
+        "objects of the API": kinds,
+        "Secrets": secret_hashes(site),
+        "buckets": objects(installed),
+        "repository": {"platform": repository(site)},
+        "Kubeflow Pipelines": pipeline_records(installed),
+        "Airflow": {each["key"]: each["value"] for each in airflow.call("GET", "/variables?limit=100")["variables"]},
+        "PostgreSQL": {
+            "rows": site.inside("postgresql", "postgresql-0", "postgresql", *PSQL, "SELECT sum(number) FROM kept")
+        },
+    }
+
+
+def models(installed: Installed) -> dict[str, dict[str, int]]:
+    """Return which versions of the model answer in each environment, through the front door; none where there is no service."""
+    front_door = FrontDoor(installed, STATE / "ca.crt")
+    return {environment: ModelService(front_door, environment).shares() for environment in ("dev", "prod")}
+
+
+@pytest.mark.timeout(5400)
+def test_the_whole_site_comes_back(site: Site, nodes_before: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    """Every machine is lost with its disks. One command on new ones: every object, Secret, row, repository and bucket is as it was."""
+    installed = Installed(STATE / "kubeconfig", STATE / "bundle")
+    with Store.open(installed, "epos", "minio-epos") as store:
+        store.client.fput_object(
+            bucket_name="epos-data",
+            object_name="kept/site.py",
+            file_path=__file__,
+            content_type="text/x-python",
+            metadata={"who": "tests"},
+        )
+    with Pipelines.open(installed, "kubeflow-pipelines") as pipelines:
+        pipelines.call("POST", "experiments", {"display_name": "kept"})
+    airflow = Airflow(installed, FrontDoor(installed, STATE / "ca.crt"))
+    airflow.call("POST", "/variables", {"key": "kept", "value": "unforgotten"})
+    rows = "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number"
+    site.inside("postgresql", "postgresql-0", "postgresql", *PSQL, rows)
+    before, followed, answering = held(site), applications(site), models(installed)
+    # What is approved for prod at this point is the business of the tests before.
+    assert any(answering.values()), answering
+
+    key, recipient = new_key(tmp_path / "key")
+    archives = tmp_path / "archives"
+    begun = time.monotonic()
+    saved = site.playbook(
+        "backup", "-e", json.dumps({"backup_recipients": [recipient], "backup_dir": str(archives), "backup_keep": 2})
+    )
+    took = time.monotonic() - begun
+    assert saved.status == 0, saved.output[-6000:]
+    (archive,) = archives.iterdir()
+    size = sum(path.stat().st_size for path in archive.iterdir())
+    print(f"backup: {took:.0f} s, {size / 1e6:.0f} MB, {len(before['buckets'])} objects in buckets")
+    # What comes later is not in it.
+    with Store.open(installed, "epos", "minio-epos") as store:
+        store.client.remove_object(bucket_name="epos-data", object_name="kept/site.py")
+    site.inside("postgresql", "postgresql-0", "postgresql", *PSQL, "DELETE FROM kept")
+
+    site.wipe(*site.nodes)
+    site.lab("up", "--site", "lab")
+    # Bare as those were.
+    nodes_before.update(node_state(site))
+    words = {"restore_component": "site", "restore_confirm": "lab", "restore_from": str(archive)}
+    begun = time.monotonic()
+    restored = site.playbook("restore", "-e", json.dumps({**words, "backup_identity_file": str(key)}))
+    print(f"restore: {time.monotonic() - begun:.0f} s")
+    assert restored.status == 0, restored.output[-8000:]
+    for run in (saved, restored):
+        assert key.read_text().strip() not in run.output
+    assert "make up SITE=lab" in restored.output
+
+    up = site.playbook("site", "--skip-tags", "verify")
+    assert up.status == 0, up.output[-6000:]
+    after = held(site)
+    for what, wanted in before.items():
+        different = {name for name, value in wanted.items() if after[what].get(name) != value}
+        assert not different, f"{what}: {sorted(map(str, different))[:20]}"
+
+    def same() -> bool:
+        found = (applications(site), models(Installed(STATE / "kubeconfig", STATE / "bundle")))
+        assert found == (followed, answering), found
+        return True
+
+    # Argo CD looks every three minutes.
+    eventually(same, 600, interval=5)
+    again = site.playbook("site", "--skip-tags", "verify")
+    assert set(again.changed().values()) == {0}, again.changed_tasks()
+
+
 def test_no_secret_was_printed(site: Site) -> None:
     """No output of any run so far, the most verbose one included, and no report holds a generated secret, plain or encoded."""
     values = secrets(site)
@@ -439,6 +744,32 @@ def test_no_secret_lies_open_on_a_node(site: Site) -> None:
             assert not shown, f"{node}: {name}"
 
 
+def test_data_go_only_when_told(site: Site) -> None:
+    """A store that others use stays; the word for keeping deletes nothing; the word for deleting leaves no volume, also of what is off."""
+    words = ("-e", "uninstall_confirm=lab", "-e")
+    refused = site.playbook("uninstall", *words, "uninstall_component=minio")
+    assert refused.status != 0
+    assert "airflow, kubeflow_pipelines, postgresql use MinIO" in " ".join(refused.output.split())
+    assert set(refused.changed().values()) == {0}
+
+    volume = volume_of(site, "git", "git-data")
+    delete = ("-e", "uninstall_component=git", "-e", "uninstall_data=delete")
+    refused = site.playbook("uninstall", *delete, *words[:2])
+    assert refused.status != 0
+    said = " ".join(refused.output.split())
+    assert f"volume {volume} of claim git/git-data" in said
+    assert "uninstall_confirm=git@lab" in said
+    assert set(refused.changed().values()) == {0}
+
+    kept = site.playbook("uninstall", *words, "uninstall_component=git")
+    assert kept.status == 0, kept.output[-4000:]
+    assert site.kubectl("get", "pv", volume)["status"]["phase"] == "Released"
+    deleted = site.playbook("uninstall", *delete, "-e", "uninstall_confirm=git@lab")
+    assert deleted.status == 0, deleted.output[-4000:]
+    assert deleted.changed_tasks() == ["Delete its data"]
+    assert volume not in [item["metadata"]["name"] for item in site.kubectl("get", "pv")["items"]]
+
+
 def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str, dict[str, str]]) -> None:
     """reset.yml asks first; then everything that NODE_STATE lists is as before the installation."""
     refusal = site.playbook("reset")
@@ -455,9 +786,9 @@ def test_reset_leaves_the_nodes_as_they_were(site: Site, nodes_before: dict[str,
     assert site.playbook("reset", "-e", "reset_confirm=lab").changed().get("server-1") == 0
 
 
-def test_down_leaves_nothing(site: Site, machine_before: dict[str, str]) -> None:
+def test_down_leaves_nothing(site: Site, machine_before: dict[str, str], temporary: Path) -> None:
     """`make down` removes containers, volumes, networks, mounts, firewall rules, links and the site's files."""
     assert site.run("make", "down").status == 0
-    assert machine() == machine_before
+    assert machine(temporary) == machine_before
     assert not STATE.exists()
     assert not os.path.lexists(PROJECT / ".slipway/lab")

@@ -1,4 +1,4 @@
-"""Archives of a cluster on the controller: a folder with encrypted files and a manifest that holds nothing secret.
+"""Archives of a site on the controller: a folder with encrypted files and a manifest that holds nothing secret.
 
 How the files are encrypted is the business of who writes and reads them.
 """
@@ -12,14 +12,16 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.files import file_sha256
+from ansible.module_utils.slipway.files import file_sha256, write_atomically
 
 MANIFEST = "manifest.json"
-# What each archive holds, under the names that it has before it is encrypted.
+# The part that each archive has, and its files under the names that they have before they are encrypted.
+CLUSTER = "cluster"
 CONTENTS = ("agent-token", "snapshot.zip", "token")
-SUFFIX = ".vault"
+SUFFIX = ".age"
 TIME = "%Y%m%dT%H%M%SZ"
 
 _NAME = re.compile(r"\d{8}T\d{6}Z")
@@ -28,43 +30,58 @@ _DRAFT = ".draft-"
 
 
 @dataclass(frozen=True)
+class Part:
+    """What an archive has of the cluster or of one component: SHA-256 of each file as it lies there, and what else its restoration asks for."""
+
+    files: Mapping[str, str]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What an archive says of itself: site, version of k3s, UTC time (TIME), names of the nodes, SHA-256 of each file as it lies there."""
+    """What an archive says of itself: site, version of k3s, UTC time (TIME), names of the nodes, its parts by their names."""
 
     site: str
     k3s: str
     time: str
     nodes: tuple[str, ...]
-    files: Mapping[str, str]
+    parts: Mapping[str, Part]
 
 
-def write_archive(folder: Path, site: str, k3s: str, time: str, nodes: Iterable[str], files: Mapping[str, str]) -> Path:
-    """Write encrypted `files` (by name before they were that) as an archive in `folder`, readable for its owner only; return its path.
+def draft(archive: Path) -> Path:
+    """Where an archive is as long as it is not complete."""
+    return archive.with_name(f"{_DRAFT}{archive.name}")
 
-    It has its name once it is complete. Raises SlipwayError, OSError.
-    """
-    archive = folder / time
+
+def begin_archive(archive: Path, site: str, k3s: str, nodes: Iterable[str]) -> None:
+    """Make an archive without parts; those that others have left half-written go. Raises SlipwayError, OSError."""
     if archive.exists():
         raise SlipwayError(f"{archive} exists: another backup was taken in this second. Run it again.")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in folder.glob(f"{_DRAFT}*"):
+    archive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in archive.parent.glob(f"{_DRAFT}*"):
         shutil.rmtree(left)
-    draft = folder / f"{_DRAFT}{time}"
-    draft.mkdir(mode=0o700)
-    for name, text in files.items():
-        _write(draft / f"{name}{SUFFIX}", text)
-    hashes = {f"{name}{SUFFIX}": file_sha256(draft / f"{name}{SUFFIX}") for name in sorted(files)}
-    manifest = Manifest(site, k3s, time, tuple(sorted(nodes)), hashes)
-    _write(draft / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
-    draft.rename(archive)
-    return archive
+    draft(archive).mkdir(mode=0o700)
+    _write_manifest(draft(archive), Manifest(site, k3s, archive.name, tuple(sorted(nodes)), {}))
 
 
-def _write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+def add_part(archive: Path, name: str, files: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Have the manifest of a draft name a part: `files` lie there already, by their names before they were encrypted, with their SHA-256."""
+    manifest = _read_manifest(draft(archive))
+    part = Part({f"{file}{SUFFIX}": digest for file, digest in sorted(files.items())}, facts)
+    _write_manifest(draft(archive), Manifest(**{**vars(manifest), "parts": {**manifest.parts, name: part}}))
+
+
+def finish_archive(archive: Path) -> None:
+    """Give an archive its name, as it is complete. Raises SlipwayError, OSError."""
+    _require_cluster(draft(archive), _read_manifest(draft(archive)))
+    # Its files are on the disk before its name is.
+    for folder in (draft(archive), archive.parent):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    draft(archive).rename(archive)
 
 
 def forget_archives(folder: Path, keep: int) -> list[str]:
@@ -80,31 +97,45 @@ def read_archive(path: Path) -> Manifest:
     """The manifest of an archive that is complete and as it was written. Raises SlipwayError with what is wrong."""
     if not path.is_dir():
         raise SlipwayError(f"{path} is no folder: name an archive of playbooks/backup.yml")
-    try:
-        content = json.loads((path / MANIFEST).read_text())
-        manifest = Manifest(**{**content, "nodes": tuple(content["nodes"]), "files": dict(content["files"])})
-    except FileNotFoundError:
-        raise SlipwayError(f"{path} has no {MANIFEST}, so it is no archive, or not a whole one") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SlipwayError(f"{path / MANIFEST} is damaged: {error!r}") from error
-    expected = {f"{name}{SUFFIX}" for name in CONTENTS}
-    if set(manifest.files) != expected:
-        raise SlipwayError(f"{path / MANIFEST} is damaged: it should name {', '.join(sorted(expected))}")
-    for name, digest in sorted(manifest.files.items()):
-        if not (path / name).is_file():
-            raise SlipwayError(f"{path / name} is missing: the archive is not complete")
-        if file_sha256(path / name) != digest:
-            raise SlipwayError(f"{path / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    manifest = _read_manifest(path)
+    _require_cluster(path, manifest)
+    for part in manifest.parts.values():
+        for name, digest in part.files.items():
+            if not (path / name).is_file():
+                raise SlipwayError(f"{path / name} is missing: the archive is not complete")
+            if file_sha256(path / name) != digest:
+                raise SlipwayError(f"{path / name} is damaged: its SHA-256 is not the one in {MANIFEST}")
     return manifest
 
 
+def _require_cluster(path: Path, manifest: Manifest) -> None:
+    expected = {f"{name}{SUFFIX}" for name in CONTENTS}
+    if CLUSTER not in manifest.parts or set(manifest.parts[CLUSTER].files) != expected:
+        raise SlipwayError(f"{path / MANIFEST} is damaged: it should name {', '.join(sorted(expected))}")
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n", 0o600)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        content = json.loads((path / MANIFEST).read_text())
+        parts = {name: Part(dict(part["files"]), dict(part["facts"])) for name, part in content["parts"].items()}
+        return Manifest(**{**content, "nodes": tuple(content["nodes"]), "parts": parts})
+    except FileNotFoundError:
+        raise SlipwayError(f"{path} has no {MANIFEST}, so it is no archive, or not a whole one") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SlipwayError(f"{path / MANIFEST} is damaged: {error!r}") from error
+
+
 def require_fit(manifest: Manifest, site: str, k3s: str) -> None:
-    """Raise SlipwayError unless an archive can be restored on this site with a bundle of this version of k3s."""
+    """Raise SlipwayError unless an archive can be restored on this site with a bundle of this version of k3s; empty takes any."""
     if manifest.site != site:
         raise SlipwayError(
             f"The archive is one of the site {manifest.site}, not of {site}: another cluster's data would take the place of this one's."
         )
-    if manifest.k3s != k3s:
+    if k3s and manifest.k3s != k3s:
         raise SlipwayError(
             f"The archive is one of k3s {manifest.k3s}, the bundle brings {k3s}, which may not read its data. Give the bundle of that version "
             "(-e slipway_bundle_dir=<folder>); upgrade.yml goes on from there."

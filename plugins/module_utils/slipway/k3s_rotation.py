@@ -74,10 +74,12 @@ class RotationPlan:
 def plan_rotation(
     kinds: Iterable[str], servers: Mapping[str, Mapping[str, Any]], agents: Mapping[str, Mapping[str, Any]]
 ) -> RotationPlan:
-    """How to rotate `kinds`, given what k3s_state says of the site's servers and agents.
+    """How to rotate `kinds`, given what k3s_state says of the site's servers and agents; without servers, none of it.
 
     Raises SlipwayError: no cluster is there, or not every node is well and no interrupted rotation is the reason.
     """
+    if not servers:
+        return RotationPlan((), (), "", "", (), ())
     leads = sorted(name for name, state in servers.items() if state["rotation"])
     if len(leads) > 1:
         raise SlipwayError(

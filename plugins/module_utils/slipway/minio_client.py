@@ -1,14 +1,16 @@
-"""`minio_access.Store` on MinIO's Python SDK. For modules on the controller."""
+"""`minio_access.Store`, and `Source` and `Target` of bucket_archive, on MinIO's Python SDK. For modules on the controller."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from email.utils import parsedate_to_datetime
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import urllib3
+from ansible.module_utils.slipway.bucket_archive import Stored
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.minio_access import Expiry, Login, User
 from minio import Minio, MinioAdmin
@@ -20,22 +22,26 @@ from minio.versioningconfig import VersioningConfig
 
 # How the names of our lifecycle rules begin.
 _RULES = "slipway-"
+# What a client says of its object, besides metadata of its own.
+_HEADERS = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
+_METADATA = "x-amz-meta-"
 # S3 error codes with which MinIO answers a wrong secret key, an unknown and a disabled user.
 _REFUSED = {"SignatureDoesNotMatch", "InvalidAccessKeyId"}
 T = TypeVar("T")
 
 
 class MinioStore:
-    """The server at `endpoint` (host:port, plain HTTP: it is reached through a local port forward)."""
+    """The server at `endpoint` (host:port); plain HTTP as through a local port forward, or TLS with what the system or the file `ca` trusts."""
 
-    def __init__(self, endpoint: str, root: Login) -> None:
+    def __init__(self, endpoint: str, root: Login, secure: bool = False, ca: str | None = None) -> None:
         self._endpoint = endpoint
-        self._http = urllib3.PoolManager(timeout=10, retries=False)
+        self._secure = secure
+        self._http = urllib3.PoolManager(timeout=10, retries=False, ca_certs=ca)
         self._s3 = self._client(root)
         self._admin = MinioAdmin(
             endpoint=endpoint,
             credentials=StaticProvider(root.access_key, root.secret_key),
-            secure=False,
+            secure=secure,
             http_client=self._http,
         )
 
@@ -44,7 +50,7 @@ class MinioStore:
             endpoint=self._endpoint,
             access_key=login.access_key,
             secret_key=login.secret_key,
-            secure=False,
+            secure=self._secure,
             region="us-east-1",
             http_client=self._http,
         )
@@ -82,6 +88,60 @@ class MinioStore:
             # Made by another run since it was looked for.
             if error.code != "BucketAlreadyOwnedByYou":
                 raise
+
+    def buckets(self) -> list[str]:
+        return sorted(bucket.name for bucket in self._s3.list_buckets())
+
+    def listed(self, bucket: str, prefix: str = "") -> Iterable[tuple[str, str]]:
+        found = self._s3.list_objects(bucket_name=bucket, prefix=prefix or None, recursive=True)
+        return ((str(item.object_name), str(item.etag).strip('"')) for item in found)
+
+    @contextmanager
+    def read_object(self, bucket: str, key: str) -> Iterator[tuple[Stored, IO[bytes]] | None]:
+        try:
+            response = self._s3.get_object(bucket_name=bucket, object_name=key)
+        except S3Error as error:
+            if error.code != "NoSuchKey":
+                raise
+            yield None
+            return
+        # Content that a client has packed stays packed.
+        response.decode_content = False
+        try:
+            said = {name.lower(): value for name, value in response.headers.items()}
+            yield (
+                Stored(
+                    key,
+                    int(said["content-length"]),
+                    said["etag"].strip('"'),
+                    {name: value for name, value in said.items() if name in _HEADERS or name.startswith(_METADATA)},
+                    parsedate_to_datetime(said["last-modified"]),
+                ),
+                cast(IO[bytes], response),
+            )
+        finally:
+            response.close()
+            response.release_conn()
+
+    def etag(self, bucket: str, key: str) -> str | None:
+        try:
+            found = self._s3.stat_object(bucket_name=bucket, object_name=key)
+        except S3Error as error:
+            if error.code in ("NoSuchKey", "NoSuchObject"):
+                return None
+            raise
+        return str(found.etag)
+
+    def write_object(self, bucket: str, item: Stored, content: IO[bytes], part_size: int) -> None:
+        self._s3.put_object(
+            bucket_name=bucket,
+            object_name=item.key,
+            data=cast(BinaryIO, content),
+            length=item.size,
+            content_type=item.headers.get("content-type", "application/octet-stream"),
+            metadata={name: value for name, value in item.headers.items() if name != "content-type"},
+            part_size=part_size,
+        )
 
     def policy(self, name: str) -> Mapping[str, Any] | None:
         answer = self._lookup(lambda: self._admin.policy_info(name), "XMinioAdminNoSuchPolicy")

@@ -19,7 +19,8 @@ from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, Kube, KubeError, items
 from ansible.module_utils.slipway.minio_access import Login, Store, other_key
 
-# At the Secret: the `former` access key; later the `pods` (UIDs) that may have it, and `until` when files in pods may (seconds since 1970).
+# At the Secret: the `former` access key; later the `pods` (UIDs) that may have it, and `until` when files in pods may (seconds since 1970);
+# at the end `runs`, when pods that end by themselves are among them.
 STATE = "slipway/minio-rotation"
 SECRET_KEY_LENGTH = 40
 # Seconds until the kubelet has renewed what a pod has mounted: its period and the life of its cache, a minute each.
@@ -85,15 +86,16 @@ class Rotation:
         self._write(holder, {"former": former}, body)
 
     def hand_over(self, holder: Holder, owned: Iterable[str] = ()) -> None:
-        """Note which pods may have the former key, and restart workloads that take it from the Secret when they start.
+        """Note which workloads' pods may have the former key, and restart workloads that take it from the Secret when they start.
 
-        Call it once copies of the Secret have the second key. Who makes the workloads in `owned` restarts these itself.
+        Call it once copies of the Secret have the second key. Who makes the workloads in `owned` restarts these itself, afterwards: pods that
+        come from now on have the second key.
         """
         begun = state(self._secret(holder))
         if not begun or "pods" in begun or self.check:
             return
         pods = list(self._pods(holder))
-        held = [pod for pod in pods if _ends(pod) or _in_environment(pod["spec"], holder.secret)]
+        held = [pod for pod in pods if not _ends(pod) and _in_environment(pod["spec"], holder.secret)]
         mounted = any(_is_mounted(pod["spec"], holder.secret) for pod in pods)
         for namespace in sorted(set(holder.namespaces) - set(owned)):
             for kind in _WORKLOADS:
@@ -105,7 +107,10 @@ class Rotation:
         self._write(holder, {**begun, **noted}, {})
 
     def end(self, holder: Holder, timeout: float) -> None:
-        """Remove the former key once nobody has it; `timeout` is in seconds."""
+        """Remove the former key once nobody has it; `timeout` is in seconds.
+
+        Call it once components run with the second key: what ends by itself may have taken the former one from a Secret of theirs.
+        """
         begun = state(self._secret(holder))
         if not begun:
             return
@@ -114,6 +119,10 @@ class Rotation:
             return
         if "pods" not in begun:
             raise SlipwayError(f"{holder.title}: its second key was not handed over")
+        if not begun.get("runs"):
+            runs = {pod["metadata"]["uid"] for pod in self._pods(holder) if _ends(pod)}
+            begun = {**begun, "pods": sorted({*begun["pods"], *runs}), "runs": True}
+            self._write(holder, begun, {})
         time.sleep(max(0.0, begun["until"] - time.time()))
         left: list[str] = []
 

@@ -1,4 +1,8 @@
-"""Databases and roles of PostgreSQL's consumers: each has one database of its own and may connect to that one only."""
+"""Databases and roles of PostgreSQL's consumers: each has one database of its own and may connect to that one only.
+
+A database belongs to the role of its name. That one logs in, or a second one does that acts as the first: by turns, so that another password
+can be there before the former one goes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from urllib.parse import quote
 
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json
+from ansible.module_utils.slipway.pod_exec import pod_exec
 
 # What a consumer's Secret has.
 KEYS = ("host", "port", "database", "username", "password", "uri", "ca.crt")
@@ -32,27 +37,50 @@ _QUIET = "SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET
 _STATE = f"""
 SELECT json_build_object(
   'roles', (SELECT coalesce(json_object_agg(rolname, json_build_object('password', rolpassword, 'plain', rolcanlogin AND NOT
-    (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls))), '{{}}') FROM pg_authid WHERE rolname !~ '^pg_'),
+    (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls), 'acts_as', (SELECT pg_get_userbyid(roleid)
+    FROM pg_auth_members JOIN pg_db_role_setting ON setrole = member AND setdatabase = 0
+    WHERE member = pg_authid.oid AND 'role=' || pg_get_userbyid(roleid) = ANY (setconfig)))), '{{}}') FROM pg_authid WHERE rolname !~ '^pg_'),
   'members', (SELECT coalesce(json_agg(pg_get_userbyid(member)), '[]') FROM pg_auth_members
     WHERE pg_get_userbyid(roleid) = '{GROUP}'),
   'databases', (SELECT coalesce(json_object_agg(datname, json_build_object('owner', pg_get_userbyid(datdba), 'open',
     has_database_privilege('public', oid, 'CONNECT'))), '{{}}') FROM pg_database));
 """
 
+_PSQL = ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname=postgres", "--file=-"]
+_PSQL += ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"]
+
 # Runs SQL as the superuser and returns what it printed.
 Sql = Callable[[str], str]
 
 
+def sql_in_pod(kubectl: str, kubeconfig: str, namespace: str, pod: str, container: str, timeout: float) -> Sql:
+    """The way to the superuser, who is known in the server's own container only; `timeout` is in seconds for one call."""
+
+    def sql(text: str) -> str:
+        try:
+            return pod_exec(kubectl, kubeconfig, namespace, f"pod/{pod}", container, _PSQL, stdin=text, timeout=timeout)
+        except SlipwayError as error:
+            raise SlipwayError(hide(str(error))) from None
+
+    return sql
+
+
 @dataclass(frozen=True)
 class Consumer:
-    """Someone with a database; its role has the same name."""
+    """Someone with a database, and the role that logs in, by default the database's own; while `rotating`, the other one may, too."""
 
     name: str
     password: str = field(repr=False)
+    username: str = ""
+    rotating: bool = False
 
     @property
     def database(self) -> str:
         return identifier(self.name)
+
+    @property
+    def login(self) -> str:
+        return self.username or self.database
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,18 @@ def identifier(name: str) -> str:
     return name.replace("-", "_")
 
 
+def other_login(login: str) -> str:
+    """The role that logs in next: a consumer has two, by turns."""
+    # Names of consumers have no dot.
+    return login.removesuffix(".2") if login.endswith(".2") else f"{login}.2"
+
+
+def login_of(name: str, username: str) -> str:
+    """The role that a consumer's Secret names, if it is one of its two; else the first."""
+    own = identifier(name)
+    return username if username == other_login(own) else own
+
+
 def problems(names: Sequence[str]) -> list[str]:
     """What is wrong with the consumers' names."""
     found = [
@@ -80,9 +120,9 @@ def problems(names: Sequence[str]) -> list[str]:
     return found + [f"{name!r} is listed twice" for name in sorted(set(names)) if names.count(name) > 1]
 
 
-def uri(host: str, port: str, name: str, password: str) -> str:
+def uri(host: str, port: str, name: str, password: str, username: str = "") -> str:
     """How programs of a consumer connect; it works where CA_PATH is mounted."""
-    login = f"{quote(identifier(name), safe='')}:{quote(password, safe='')}"
+    login = f"{quote(username or identifier(name), safe='')}:{quote(password, safe='')}"
     return f"postgresql://{login}@{host}:{port}/{identifier(name)}?sslmode=verify-full&sslrootcert={CA_PATH}"
 
 
@@ -134,30 +174,46 @@ def plan(state: Json, consumers: Sequence[Consumer]) -> list[Change]:
     if GROUP not in roles:
         changes.append(Change(f"role {GROUP} made", f'CREATE ROLE "{GROUP}" NOLOGIN'))
     for consumer in consumers:
-        changes += _plan_role(consumer, roles.get(consumer.database), consumer.database in state["members"])
+        changes += plan_logins(state, consumer)
         changes += _plan_database(consumer.database, state["databases"].get(consumer.database))
     for name in sorted(set(state["members"]) - {consumer.database for consumer in consumers}):
-        end = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{_quoted(name)}'"
+        users = f"'{_quoted(name)}', '{_quoted(other_login(name))}'"
+        end = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename IN ({users})"
         sql = f'REVOKE "{GROUP}" FROM "{_named(name)}"; {end}'
         changes.append(Change(f"role {name} locked out: it is no consumer any more; its database stays", sql))
     return changes
 
 
-def _plan_role(consumer: Consumer, found: Json | None, member: bool) -> list[Change]:
-    name = consumer.database
+def plan_logins(state: Json, consumer: Consumer) -> list[Change]:
+    """The same for one consumer's two roles."""
+    owner, second = consumer.database, other_login(consumer.database)
+    roles: dict[str, Any] = state["roles"]
+    changes = _plan_role(consumer, owner, roles.get(owner))
+    if owner not in state["members"]:
+        changes.append(Change(f"role {owner} let in", f'GRANT "{GROUP}" TO "{owner}"'))
+    if second in roles or consumer.login == second:
+        changes += _plan_role(consumer, second, roles.get(second))
+    if consumer.login == second and (roles.get(second) or {}).get("acts_as") != owner:
+        # So all that it makes belongs to the first one.
+        sql = f'GRANT "{owner}" TO "{second}"; ALTER ROLE "{second}" SET role = "{owner}"'
+        changes.append(Change(f"role {second} acts as {owner}", sql))
+    return changes
+
+
+def _plan_role(consumer: Consumer, name: str, found: Json | None) -> list[Change]:
     attributes = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-    changes: list[Change] = []
+    current = name == consumer.login
     if found is None:
-        sql = f"CREATE ROLE \"{name}\" {attributes} PASSWORD '{verifier(consumer.password)}'"
-        changes.append(Change(f"role {name} made", sql))
-    else:
-        if not found["plain"]:
-            changes.append(Change(f"role {name}: attributes set", f'ALTER ROLE "{name}" {attributes}'))
-        if not matches(consumer.password, found["password"]):
-            sql = f"ALTER ROLE \"{name}\" PASSWORD '{verifier(consumer.password)}'"
-            changes.append(Change(f"role {name}: password set", sql))
-    if not member:
-        changes.append(Change(f"role {name} let in", f'GRANT "{GROUP}" TO "{name}"'))
+        password = f" PASSWORD '{verifier(consumer.password)}'" if current else ""
+        return [Change(f"role {name} made", f'CREATE ROLE "{name}" {attributes}{password}')]
+    changes: list[Change] = []
+    if not found["plain"]:
+        changes.append(Change(f"role {name}: attributes set", f'ALTER ROLE "{name}" {attributes}'))
+    if current and not matches(consumer.password, found["password"]):
+        sql = f"ALTER ROLE \"{name}\" PASSWORD '{verifier(consumer.password)}'"
+        changes.append(Change(f"role {name}: password set", sql))
+    if not current and found["password"] and not consumer.rotating:
+        changes.append(Change(f"role {name}: former password removed", f'ALTER ROLE "{name}" PASSWORD NULL'))
     return changes
 
 

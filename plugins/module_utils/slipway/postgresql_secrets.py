@@ -7,20 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import RemovingKube, items
+from ansible.module_utils.slipway.kube import Json, RemovingKube, items
 from ansible.module_utils.slipway.mirror import Mirror, mirror
 from ansible.module_utils.slipway.objects import MANAGED_BY
-from ansible.module_utils.slipway.postgresql import identifier, uri
+from ansible.module_utils.slipway.postgresql import identifier, login_of, uri
 from ansible.module_utils.slipway.secrets import Key, ensure, path
 
 # Marks these Secrets, with the consumer's name.
 LABEL = "slipway/postgresql-consumer"
 PASSWORD_LENGTH = 40
+# At a Secret while another login is handed over: the former one.
+FORMER = "slipway/postgresql-former"
 
 
 def secret_name(consumer: str) -> str:
     """The name of a consumer's Secret."""
     return f"postgresql-{consumer}"
+
+
+def former(secret: Json) -> str:
+    """The login that may still be in use; empty where none is handed over."""
+    return str((secret["metadata"].get("annotations") or {}).get(FORMER) or "")
 
 
 @dataclass
@@ -57,13 +64,15 @@ class Credentials:
         secret = self.kube.get(path(self.namespace, name))
         if secret is None:
             return
-        encoded = (secret.get("data") or {}).get("password") or ""
+        data = secret.get("data") or {}
         try:
-            password = base64.b64decode(encoded).decode()
+            password, username = (base64.b64decode(data.get(key) or "").decode() for key in ("password", "username"))
         except ValueError:
-            raise SlipwayError(f"{where}: its password is no text") from None
-        if not encoded and self.check:
+            raise SlipwayError(f"{where}: its password or username is no text") from None
+        if not password and self.check:
             return
+        # One of the two that are used by turns.
+        login = login_of(consumer, username)
         wanted = Mirror(
             namespace=self.namespace,
             name=name,
@@ -74,8 +83,8 @@ class Credentials:
                 "host": self.host,
                 "port": str(self.port),
                 "database": identifier(consumer),
-                "username": identifier(consumer),
-                "uri": uri(self.host, str(self.port), consumer, password),
+                "username": login,
+                "uri": uri(self.host, str(self.port), consumer, password, login),
             },
         )
         done = mirror(self.kube, wanted, self.check)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ansible.module_utils.slipway.errors import SlipwayError
-from ansible.module_utils.slipway.kube import Json, KubeError, RemovingKube, items
+from ansible.module_utils.slipway.kube import Json, Kube, KubeError, RemovingKube, items
 from ansible.module_utils.slipway.needs import amount
 from ansible.module_utils.slipway.objects import MANAGED_BY
 from ansible.module_utils.slipway.secrets import ATTEMPTS
@@ -22,6 +22,8 @@ LABEL = "slipway/volume"
 # The same of one that was set aside: no claim finds it any more.
 ASIDE = "slipway/set-aside"
 LABEL_LENGTH = 63
+# The provisioner that k3s brings along.
+LOCAL_PATH = "rancher.io/local-path"
 INTERVAL = 0.3
 T = TypeVar("T")
 
@@ -36,6 +38,7 @@ class Wanted:
     storage_class: str = ""
     access_modes: Sequence[str] = ("ReadWriteOnce",)
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -66,16 +69,31 @@ class Outcome:
 def place(volume: Json) -> str:
     """Where a volume's data lies, as far as the volume says."""
     spec = volume["spec"]
-    names = {
+    names = _nodes(volume)
+    node = f"on node {', '.join(sorted(names))}" if names else ""
+    path = (spec.get("hostPath") or spec.get("local") or {}).get("path") or (spec.get("csi") or {}).get("volumeHandle")
+    return ", ".join(part for part in (node, f"at {path}" if path else "") if part) or "where its driver keeps it"
+
+
+def local_folders(volumes: Sequence[Json]) -> dict[str, list[str]]:
+    """The folders on nodes' disks that are volumes of the class local-path, by the name of the node."""
+    found: dict[str, list[str]] = {}
+    for volume in volumes:
+        if (volume["metadata"].get("annotations") or {}).get("pv.kubernetes.io/provisioned-by") == LOCAL_PATH:
+            path = (volume["spec"].get("hostPath") or volume["spec"].get("local"))["path"]
+            for node in _nodes(volume):
+                found.setdefault(node, []).append(path)
+    return found
+
+
+def _nodes(volume: Json) -> set[str]:
+    return {
         value
         for term in _terms(volume)
         for rule in term.get("matchExpressions") or []
         if rule["key"] == "kubernetes.io/hostname"
         for value in rule.get("values") or []
     }
-    node = f"on node {', '.join(sorted(names))}" if names else ""
-    path = (spec.get("hostPath") or spec.get("local") or {}).get("path") or (spec.get("csi") or {}).get("volumeHandle")
-    return ", ".join(part for part in (node, f"at {path}" if path else "") if part) or "where its driver keeps it"
 
 
 def _terms(volume: Json) -> list[Json]:
@@ -309,7 +327,11 @@ class KeptVolume:
         body = {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": self.wanted.name, "labels": {**MANAGED_BY, **self.wanted.labels}},
+            "metadata": {
+                "name": self.wanted.name,
+                "labels": {**MANAGED_BY, **self.wanted.labels},
+                "annotations": dict(self.wanted.annotations),
+            },
             "spec": spec,
         }
         self.kube.create(self.wanted.path.rpartition("/")[0], body)
@@ -428,3 +450,58 @@ def remove_command(kubectl: str, volume: str) -> str:
     """The command that deletes a volume that no claim uses, with its data, by the provisioner that made it."""
     # No single quotes: Ansible shows messages as YAML, which would double them.
     return f'{kubectl} patch pv {volume} -p "spec: {{persistentVolumeReclaimPolicy: Delete}}"'
+
+
+def of_namespace(kube: Kube, namespace: str) -> list[Json]:
+    """The volumes that belong to claims of a namespace or were kept or set aside for them, whether claims and namespace are there or not."""
+
+    def is_theirs(volume: Json) -> bool:
+        if claim := volume["spec"].get("claimRef"):
+            return bool(claim["namespace"] == namespace)
+        labels = volume["metadata"].get("labels") or {}
+        return any(str(labels.get(key, "")).startswith(f"{namespace}.") for key in (LABEL, ASIDE))
+
+    return [volume for volume in items(kube, VOLUMES) if is_theirs(volume)]
+
+
+def describe(volume: Json) -> str:
+    """A volume for a person who is to decide about it."""
+    claim, labels = volume["spec"].get("claimRef") or {}, volume["metadata"].get("labels") or {}
+    of = f" of claim {claim['namespace']}/{claim['name']}" if claim else ""
+    aside = ", set aside" if ASIDE in labels else ""
+    return f"volume {volume['metadata']['name']}{of} ({volume['spec']['capacity']['storage']}, {place(volume)}{aside})"
+
+
+def delete_volumes(
+    kube: Kube, namespace: str, check: bool = False, timeout: float = 60, kubectl: str = "kubectl"
+) -> list[str]:
+    """Delete the volumes of a namespace with their data, by the provisioners that made them, once their claims are gone.
+
+    Return what was deleted. Raises SlipwayError where something is left after `timeout` seconds; the next call goes on.
+    """
+    found = of_namespace(kube, namespace)
+    changes = [f"{describe(volume)} deleted" for volume in found]
+    if check:
+        return changes
+    for volume in found:
+        body = {"metadata": {}, "spec": {"persistentVolumeReclaimPolicy": "Delete"}}
+        try:
+            kube.merge_patch(f"{VOLUMES}/{volume['metadata']['name']}", body)
+        except KubeError as error:
+            # Gone since.
+            if error.status != 404:
+                raise
+    end = time.monotonic() + timeout
+    while left := of_namespace(kube, namespace):
+        failed = [volume for volume in left if (volume.get("status") or {}).get("phase") == "Failed"]
+        if failed or time.monotonic() >= end:
+            volume = (failed or left)[0]
+            status, name = volume.get("status") or {}, volume["metadata"]["name"]
+            why = " ".join(filter(None, [status.get("phase"), status.get("message")]))
+            raise SlipwayError(
+                f"{describe(volume)} is not deleted: {why}. The provisioner that made it deletes it where it lies. Next: {kubectl} describe "
+                f"pv {name}; then the same command again. What no provisioner made is deleted by hand, first the data, then: {kubectl} "
+                f"delete pv {name}"
+            )
+        time.sleep(INTERVAL)
+    return changes

@@ -143,19 +143,16 @@ def test_official_playbooks_get_the_same_nodes_and_settings(tmp_path: Path) -> N
         assert yaml.safe_load(variables[f"{role}_config_yaml"]) == ours
 
 
-def test_what_is_ready() -> None:
-    def item(kind: str, name: str, **conditions: str) -> dict[str, Any]:
-        listed = [{"type": key, "status": value} for key, value in conditions.items()]
-        return {"kind": kind, "metadata": {"name": name}, "status": {"conditions": listed}}
-
-    items = [
-        item("Node", "server-1", MemoryPressure="False", Ready="True"),
-        item("Node", "agent-1", MemoryPressure="True", Ready="Unknown"),
-        item("Deployment", "coredns", Available="True", Progressing="True"),
-        item("Deployment", "traefik", Available="False", Progressing="True"),
-        {"kind": "Deployment", "metadata": {"name": "metrics-server"}, "status": {}},
-    ]
-    assert official.ready(items) == {("Node", "server-1"), ("Deployment", "coredns")}
+def test_their_cluster_is_awaited_as_ours_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = light.Light(site(light.FEW, tmp_path / "state"), tmp_path)
+    monkeypatch.setattr(official, "KubeClient", lambda _: None)
+    monkeypatch.setattr(official, "await_ready", lambda _, wanted, *__, **___: [wanted])
+    with pytest.raises(SystemExit) as refusal:
+        official.await_cluster(nodes)
+    assert "'server-1', 'agent-1', 'agent-2'" in str(refusal.value)
+    assert "('kube-system', 'Deployment', 'coredns')" in str(refusal.value)
+    monkeypatch.setattr(official, "await_ready", lambda *_, **__: [])
+    assert official.await_cluster(nodes) < 1
 
 
 def test_ratios_are_held_against_the_goals() -> None:

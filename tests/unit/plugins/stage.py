@@ -37,7 +37,6 @@ TASKS: dict[str, list[dict[str, Any]]] = {
     "stop": [note("stop")],
     "uninstall": [note("uninstall")],
     "tokens_new": [],
-    "volumes": [],
     "wake": [note("wake"), {"ansible.builtin.set_fact": {"_k3s_state": "{{ woken }}"}}],
 }
 # What runs on nodes says so in the log, and does nothing.
@@ -51,7 +50,7 @@ def main():
     with open(%(log)r, "a") as log:
         log.write(%(name)r + " " + json.dumps(module.params[%(option)r]) + "\\n")
     begun = {kind: {"begun": 5.0} for kind in module.params.get("begun") or []}
-    module.exit_json(changed=False, record=begun, finished=7.0)
+    module.exit_json(changed=False, record=begun, finished=7.0, folders=%(folders)s)
 
 
 main()
@@ -68,6 +67,7 @@ DOUBLES = (
     *(("k3s_voters", "servers"), ("k3s_node", "name"), ("workloads_ready", "nodes"), ("node_drain", "state")),
     *(("k3s_aside", "keep_data"), ("k3s_reset", "snapshot"), ("node_files", "role")),
     *(("k3s_rotation", "ended"), ("k3s_token", "of"), ("k3s_encryption", "state"), ("k3s_certificates", "service")),
+    ("volume_folders", "kubeconfig"),
 )
 OPTIONS = [
     "servers",
@@ -100,7 +100,8 @@ class Stage:
         for name in ("vars", "defaults"):
             (folder / "roles/k3s" / name).symlink_to(PROJECT / "roles/k3s" / name)
         self.use(
-            "settle", "backup", "restore", "restore_aside", "restore_check", "no_rotation", "restart", "certificates"
+            *("settle", "backup", "restore", "restore_aside", "restore_check", "restore_volumes"),
+            *("no_rotation", "restart", "certificates"),
         )
         for path in (
             "preflight/tasks/main",
@@ -116,8 +117,19 @@ class Stage:
             file.write_text(yaml.safe_dump([note("kubeconfig")] if path.startswith("kubeconfig") else []))
         (folder / "modules").mkdir()
         for name, option in DOUBLES:
-            text = DOUBLE % {"log": str(self.log), "name": name, "option": option, "options": OPTIONS}
+            text = DOUBLE % {
+                **{"log": str(self.log), "name": name, "option": option, "options": OPTIONS},
+                # Of volumes on the node a.
+                "folders": {"a": [f"{folder}/volumes/{each}" for each in ("missing", "empty", "full")]},
+            }
             (folder / "modules" / f"{name}.py").write_text(text)
+
+    def component(self, name: str, verb: str, more: str = "") -> None:
+        """Have a role that says in the log that it was asked for a verb, and `more`."""
+        path = self.folder / f"roles/{name}/tasks/{verb}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It runs on the controller, which is none of the site's hosts.
+        path.write_text(yaml.safe_dump([note(f"{verb} {name}", more)]).replace("{{ log }}", str(self.log)))
 
     def use(self, *names: str) -> None:
         """Have task files of the role itself there, in place of doubles."""

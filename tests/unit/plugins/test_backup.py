@@ -1,4 +1,4 @@
-"""Archives of the cluster: written whole and private, opened whole or refused; playbooks/backup.yml with a k3s that is none."""
+"""Archives of a site: written whole and private, opened whole or refused; playbooks/backup.yml with a k3s that is none."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import os
 import stat
 from pathlib import Path
 
+import pyrage
 import pytest
 from ansible.module_utils.slipway.backup import (
     CONTENTS,
     MANIFEST,
     SUFFIX,
+    add_part,
+    begin_archive,
+    draft,
+    finish_archive,
     forget_archives,
     read_archive,
     require_fit,
-    write_archive,
 )
 from ansible.module_utils.slipway.errors import SlipwayError
 
-from .archives import K3S, PASSWORD, SECRETS, SITE, TIME, damage, make_archive, write_password
+from .archives import K3S, KEY, RECIPIENT, SECRETS, SITE, TIME, damage, make_archive, write_key
 from .plays import run_playbook
 from .stage import Stage, listed
 
@@ -27,12 +31,12 @@ OPEN = """
 - hosts: localhost
   gather_facts: false
   tasks:
-    - cluster_archive:
-        {state: checked, path: "{{ path }}", password_file: "{{ password }}", site: "{{ site }}", k3s: "{{ k3s }}"}
-    - cluster_archive:
+    - site_archive:
+        {state: checked, path: "{{ path }}", identity_file: "{{ key }}", site: "{{ site }}", k3s: "{{ k3s }}"}
+    - site_archive:
         state: placed
         path: "{{ path }}"
-        password_file: "{{ password }}"
+        identity_file: "{{ key }}"
         files: {token: "{{ placed }}/token", agent-token: "{{ placed }}/agent-token", snapshot.zip: "{{ placed }}/snapshot.zip"}
 """
 
@@ -42,7 +46,7 @@ def test_an_archive_is_private_and_says_what_it_is(tmp_path: Path) -> None:
     assert {file.name for file in path.iterdir()} == {MANIFEST, *(f"{name}{SUFFIX}" for name in CONTENTS)}
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o600}
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert not [name for name in path.iterdir() for text in SECRETS.values() if text in name.read_text()]
+    assert not [name for name in path.iterdir() for text in SECRETS.values() if text.encode() in name.read_bytes()]
     manifest = read_archive(path)
     assert (manifest.site, manifest.k3s, manifest.time, manifest.nodes) == (SITE, K3S, TIME, ("a", "b"))
 
@@ -60,27 +64,48 @@ def test_one_that_was_not_ended_has_no_name_and_goes_with_the_next(tmp_path: Pat
     make_archive(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [TIME]
     with pytest.raises(SlipwayError, match="another backup was taken in this second"):
-        write_archive(tmp_path, SITE, K3S, TIME, (), {})
+        begin_archive(tmp_path / TIME, SITE, K3S, ())
+
+
+def test_one_without_the_cluster_does_not_get_a_name(tmp_path: Path) -> None:
+    begin_archive(tmp_path / TIME, SITE, K3S, ())
+    add_part(tmp_path / TIME, "minio", {}, {"objects": 3})
+    with pytest.raises(SlipwayError, match="it should name agent-token"):
+        finish_archive(tmp_path / TIME)
+    assert [path.name for path in tmp_path.iterdir()] == [draft(tmp_path / TIME).name]
+
+
+def test_components_have_parts(tmp_path: Path) -> None:
+    parts = {"git": ({"git.tar": "commits"}, {"bytes": 7}), "postgresql": ({}, {"timeline": 2})}
+    path = make_archive(tmp_path, parts=parts)
+    manifest = read_archive(path)
+    assert set(manifest.parts) == {"cluster", "git", "postgresql"}
+    assert manifest.parts["postgresql"].facts == {"timeline": 2}
+    assert list(manifest.parts["git"].files) == ["git.tar.age"]
+    damage(path, "git.tar")
+    with pytest.raises(SlipwayError, match=r"git\.tar\.age is damaged"):
+        read_archive(path)
 
 
 def test_what_is_wrong_with_an_archive_is_named(tmp_path: Path) -> None:
     path = make_archive(tmp_path)
     damaged = damage(path, "snapshot.zip")
-    with pytest.raises(SlipwayError, match=r"snapshot\.zip\.vault is damaged: its SHA-256 is not"):
+    with pytest.raises(SlipwayError, match=r"snapshot\.zip\.age is damaged: its SHA-256 is not"):
         read_archive(path)
     damaged.undo()
     manifest = (path / MANIFEST).read_text()
     for text, said in (
         ("{", "is damaged"),
-        ('{"files": {}}', "is damaged"),
+        ('{"parts": {}}', "is damaged"),
+        ('{"parts": 3, "nodes": []}', "is damaged"),
         (manifest.replace("agent-token", "x"), "it should name"),
     ):
         (path / MANIFEST).write_text(text)
         with pytest.raises(SlipwayError, match=said):
             read_archive(path)
     (path / MANIFEST).write_text(manifest)
-    (path / "token.vault").unlink()
-    with pytest.raises(SlipwayError, match=r"token\.vault is missing: the archive is not complete"):
+    (path / "token.age").unlink()
+    with pytest.raises(SlipwayError, match=r"token\.age is missing: the archive is not complete"):
         read_archive(path)
     (path / MANIFEST).unlink()
     with pytest.raises(SlipwayError, match="it is no archive, or not a whole one"):
@@ -98,23 +123,28 @@ def test_another_version_and_another_site_are_refused(tmp_path: Path) -> None:
         require_fit(manifest, "other", K3S)
 
 
-def test_it_is_opened_with_its_password_only(tmp_path: Path) -> None:
+def test_it_is_opened_with_its_key_only(tmp_path: Path) -> None:
     """The files come out as they went in, for their owner only; nothing of them is shown, however verbose the run."""
     (tmp_path / "play.yml").write_text(OPEN)
     (tmp_path / "placed").mkdir()
     path = make_archive(tmp_path)
     words = {"path": str(path), "placed": str(tmp_path / "placed"), "site": SITE, "k3s": K3S}
-    for password, said in (("wrong", "is not the one that"), ("", "backup_vault_password_file:")):
-        words["password"] = str(write_password(tmp_path, password))
+    words["key"] = str(tmp_path / "key")
+    for content, said in (
+        (str(pyrage.x25519.Identity.generate()), "it was encrypted for others"),
+        ("AGE-SECRET-KEY-1QQQ", "holds no secret key of age"),
+        ("# nothing", "holds no secret key of age"),
+    ):
+        (tmp_path / "key").write_text(content)
         refused = run_playbook(tmp_path, "play.yml", "-e", json.dumps(words))
         assert refused.returncode != 0
         assert said in " ".join(refused.stdout.split()), refused.stdout
-    write_password(tmp_path)
+    write_key(tmp_path)
     done = run_playbook(tmp_path, "play.yml", "-vvvv", "-e", json.dumps(words))
     assert done.returncode == 0, done.stdout
     assert {file.name: file.read_text() for file in (tmp_path / "placed").iterdir()} == SECRETS
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "placed").iterdir()} == {0o600}
-    assert not [text for text in (*SECRETS.values(), PASSWORD) if text in done.stdout + done.stderr]
+    assert not [text for text in (*SECRETS.values(), str(KEY)) if text in done.stdout + done.stderr]
 
 
 K3S_COMMAND = """#!/bin/sh
@@ -152,10 +182,11 @@ LIVES = {"has_data": True, "active": True, "members": listed("a", "b", "c"), "ve
 
 
 def back_up(stage: Stage, states: dict[str, dict[str, object] | None], **more: object) -> str:
-    """Run backup.yml with the password file; what was said unless all went well."""
+    """Run backup.yml for the key; what was said unless all went well."""
     folder = stage.folder
     words = {
-        "backup_vault_password_file": str(write_password(folder)),
+        "backup_recipients": [RECIPIENT],
+        "slipway_components": [],
         "_k3s_config_dir": str(folder / "etc"),
         "_k3s_data_dir": str(folder / "data"),
         **more,
@@ -164,7 +195,7 @@ def back_up(stage: Stage, states: dict[str, dict[str, object] | None], **more: o
 
 
 def test_a_backup_is_taken_on_a_server_that_answers(stage: Stage) -> None:
-    """One of three is dead and one does not answer: the third is asked. The archive opens with the password, and the node keeps nothing."""
+    """One of three is dead and one does not answer: the third is asked. The archive opens with the key, and the node keeps nothing."""
     states: dict[str, dict[str, object] | None] = {"a": None, "b": LIVES, "c": {"has_data": True}}
     said = back_up(stage, states)
     assert not said, said[-3000:]
@@ -178,15 +209,38 @@ def test_a_backup_is_taken_on_a_server_that_answers(stage: Stage) -> None:
     (stage.folder / "play.yml").write_text(OPEN)
     (stage.folder / "placed").mkdir()
     words = {"path": str(path), "placed": str(stage.folder / "placed"), "site": SITE, "k3s": K3S}
-    words["password"] = str(stage.folder / "password")
+    words["key"] = str(write_key(stage.folder))
     done = run_playbook(stage.folder, "play.yml", "-e", json.dumps(words))
     assert done.returncode == 0, done.stdout
     assert {file.name: file.read_text() for file in (stage.folder / "placed").iterdir()} == SECRETS
 
 
+def test_components_are_saved_after_the_cluster_and_buckets_last(stage: Stage) -> None:
+    for name in ("minio", "git", "postgresql"):
+        stage.component(name, "backup", " {{ backup_archive }}")
+    stage.component("argocd", "install")
+    words = {
+        "slipway_components": ["minio", "git", "argocd", "postgresql"],
+        "slipway_roles_dir": str(stage.folder / "roles"),
+    }
+    said = back_up(stage, {"b": LIVES}, **words)
+    assert not said, said[-3000:]
+    (path,) = (stage.folder / "backup").iterdir()
+    asked = [line for line in stage.log.read_text().splitlines() if line.startswith("backup ")]
+    assert asked == [f"backup {name} localhost {path}" for name in ("git", "postgresql", "minio")]
+    assert "the cluster, minio, git, postgresql" in " ".join(stage.output.split())
+    # Where one of them fails, there is no archive, and the ones before stay.
+    (stage.folder / "roles/git/tasks/backup.yml").write_text('[{"ansible.builtin.fail": {"msg": "git is away"}}]')
+    assert "git is away" in back_up(stage, {"b": LIVES}, backup_keep=1, **words)
+    assert [each for each in (stage.folder / "backup").iterdir() if not each.name.startswith(".")] == [path]
+
+
 def test_no_backup_is_kept_without_encryption_or_of_nothing(stage: Stage) -> None:
     lives: dict[str, dict[str, object] | None] = {"b": LIVES}
-    assert "not kept without encryption" in back_up(stage, lives, backup_vault_password_file="")
+    for recipients in ("[]", '""', f'"{RECIPIENT}"'):
+        assert "not kept without encryption" in back_up(stage, lives, backup_recipients=json.loads(recipients))
+    said = back_up(stage, lives, backup_recipients=[RECIPIENT, str(KEY)])
+    assert "number 2 is no public key of age" in said and str(KEY) not in said
     assert "not kept without encryption" in back_up(stage, lives, backup_keep=0)
     assert "No server of site answers" in back_up(stage, {"b": {"has_data": True}})
     assert not (stage.folder / "calls").exists()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 
 from filter.gpus import gpu_quotas, sharing_configs
-from filter.slipway import FilterModule, bundle_file, chart_image, image_ref, merge_values, volume_folders
+from filter.slipway import FilterModule, bundle_file, chart_image, image_ref, merge_values
 
 
 def test_mappings_merge_at_every_depth_and_the_rest_is_replaced() -> None:
@@ -50,7 +48,7 @@ def test_what_is_no_image_reference(reference: str) -> None:
 
 
 def test_registered() -> None:
-    names = {"merge_values", "image_ref", "chart_image", "bundle_file", "volume_folders"}
+    names = {"merge_values", "image_ref", "chart_image", "bundle_file"}
     assert set(FilterModule().filters()) == names
 
 
@@ -87,25 +85,3 @@ def test_sharing_configurations() -> None:
     }
     with pytest.raises(AnsibleFilterError, match="no number of pods"):
         sharing_configs([0])
-
-
-def test_folders_of_volumes_are_those_of_the_node_and_of_k3s_own_provisioner() -> None:
-    def volume(node: str, provisioner: str, **source: Any) -> dict[str, Any]:
-        rules = [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]
-        return {
-            "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": provisioner}},
-            "spec": {**source, "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": rules}]}}},
-        }
-
-    here, other, mine = ({"path": f"/storage/{name}"} for name in ("here", "other", "mine"))
-    volumes: list[dict[str, Any]] = [
-        volume("agent-1", "rancher.io/local-path", local=here),
-        volume("agent-2", "rancher.io/local-path", local=other),
-        # Kubernetes makes this folder itself.
-        volume("agent-1", "rancher.io/local-path", hostPath=other),
-        volume("agent-1", "example.com/disks", local=mine),
-        # Made by hand, or for any node.
-        {"metadata": {}, "spec": {"local": mine}},
-        {"metadata": {}, "spec": {"nfs": {"path": "/"}}},
-    ]
-    assert volume_folders(volumes, "agent-1") == ["/storage/here"]

@@ -10,9 +10,21 @@ import pytest
 from ansible.module_utils.slipway import volumes
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Json, KubeError
-from ansible.module_utils.slipway.volumes import CLASSES, LABEL, NODES, VOLUMES, KeptVolume, Outcome, Wanted, place
+from ansible.module_utils.slipway.volumes import (
+    CLASSES,
+    LABEL,
+    NODES,
+    VOLUMES,
+    KeptVolume,
+    Outcome,
+    Wanted,
+    delete_volumes,
+    describe,
+    of_namespace,
+    place,
+)
 
-from modules import kept_volume
+from modules import component_volumes, kept_volume
 
 from .fakes import FakeKube, run_module
 
@@ -317,6 +329,113 @@ def test_aside_is_for_nobody() -> None:
     assert (LABEL in labels, labels[volumes.ASIDE]) == (False, "git.git-data")
     assert KeptVolume(cluster, WANTED, timeout=0).present().changes == ["claim git/git-data made"]
     assert KeptVolume(Cluster(), WANTED).aside() == Outcome()
+
+
+class Provisioner(Cluster):
+    """A cluster that deletes a volume once it may be deleted and has no claim, or fails to."""
+
+    failing = False
+
+    def get(self, path: str, **query: str) -> Json | None:
+        for key in [key for key in self.objects if path == VOLUMES and key.startswith(f"{VOLUMES}/")]:
+            volume = self.objects[key]
+            free = volume["status"]["phase"] == "Released"
+            if free and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
+                volume["status"] = {"phase": "Failed", "message": "no plugin"} if self.failing else {}
+                if not self.failing:
+                    del self.objects[key]
+        return super().get(path, **query)
+
+    def merge_patch(self, path: str, body: Json) -> Json:
+        # Without one it is not conditional.
+        version = self.objects[path]["metadata"]["resourceVersion"]
+        body["metadata"].setdefault("resourceVersion", version)
+        return super().merge_patch(path, body)
+
+
+def uninstalled() -> Provisioner:
+    """One volume that was kept, one that was set aside, one of another namespace; none has its claim any more."""
+    cluster = Provisioner()
+    cluster.objects |= installed().objects
+    cluster.delete(CLAIM)
+    for name, namespace in (("pvc-2", "git"), ("pvc-3", "git-mirror")):
+        other = json.loads(json.dumps(cluster.volume()))
+        other["metadata"] = {"name": name, "resourceVersion": "1", "labels": {volumes.ASIDE: f"{namespace}.git-data"}}
+        other["spec"]["claimRef"]["namespace"] = namespace
+        cluster.objects[f"{VOLUMES}/{name}"] = other
+    return cluster
+
+
+KEPT = "volume pvc-1 of claim git/git-data (10Gi, on node agent-1, at /data/pvc-1)"
+SET_ASIDE = "volume pvc-2 of claim git/git-data (10Gi, on node agent-1, at /data/pvc-1, set aside)"
+
+
+def test_the_volumes_of_a_namespace() -> None:
+    cluster = uninstalled()
+    assert [describe(volume) for volume in of_namespace(cluster, "git")] == [KEPT, SET_ASIDE]
+    # Somebody has freed it by hand, or for a claim of theirs.
+    del cluster.volume()["spec"]["claimRef"]
+    assert describe(of_namespace(cluster, "git")[0]) == "volume pvc-1 (10Gi, on node agent-1, at /data/pvc-1)"
+    cluster.volume()["spec"]["claimRef"] = {"namespace": "rescue", "name": "git"}
+    assert [volume["metadata"]["name"] for volume in of_namespace(cluster, "git")] == ["pvc-2"]
+
+
+def test_they_are_deleted_with_their_data() -> None:
+    cluster = uninstalled()
+    changes = [f"{KEPT} deleted", f"{SET_ASIDE} deleted"]
+    assert delete_volumes(cluster, "git", check=True) == changes
+    assert not cluster.writes[1:]
+    assert delete_volumes(cluster, "git", timeout=0) == changes
+    assert [key for key in cluster.objects if key.startswith(f"{VOLUMES}/")] == [f"{VOLUMES}/pvc-3"]
+    assert delete_volumes(cluster, "git", timeout=0) == []
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_what_is_not_deleted_is_named(failing: bool) -> None:
+    """Nobody deletes it, or it is still in use."""
+    cluster = uninstalled()
+    cluster.failing = failing
+    if not failing:
+        cluster.volume()["status"]["phase"] = "Bound"
+    with pytest.raises(SlipwayError) as refusal:
+        delete_volumes(cluster, "git", timeout=0)
+    said = "Failed no plugin" if failing else "Bound"
+    assert str(refusal.value).startswith(f"{KEPT} is not deleted: {said}. The provisioner that made it deletes it")
+    assert "Next: kubectl describe pv pvc-1; then the same command again" in str(refusal.value)
+
+
+def test_the_module_of_a_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = uninstalled()
+    monkeypatch.setattr(component_volumes, "KubeClient", lambda _: cluster)
+    arguments: dict[str, Any] = {"kubeconfig": "kc", "namespace": "git"}
+    found = run_module(component_volumes, arguments)
+    assert (found["changed"], found["volumes"]) == (False, [KEPT, SET_ASIDE])
+    arguments |= {"state": "absent", "timeout": 0}
+    check = run_module(component_volumes, arguments, check=True)
+    done = run_module(component_volumes, arguments)
+    assert check["changes"] == done["changes"] == [f"{KEPT} deleted", f"{SET_ASIDE} deleted"]
+    assert run_module(component_volumes, arguments)["changed"] is False
+
+
+def test_a_claim_that_others_take_over() -> None:
+    marks = {"meta.helm.sh/release-name": "git"}
+    cluster = Cluster()
+    present(cluster, labels={"app.kubernetes.io/managed-by": "Helm"}, annotations=marks)
+    assert cluster.objects[CLAIM]["metadata"]["annotations"] == marks
+    assert _labels(cluster.objects[CLAIM]) == {"app.kubernetes.io/managed-by": "Helm"}
+
+
+def test_folders_of_the_class_local_path_are_listed_by_node() -> None:
+    made_by = {"annotations": {"pv.kubernetes.io/provisioned-by": volumes.LOCAL_PATH}}
+    on_disks = [
+        {"metadata": made_by, "spec": {"hostPath": {"path": "/storage/a"}, "nodeAffinity": affinity("server-1")}},
+        {"metadata": made_by, "spec": {"local": {"path": "/storage/b"}, "nodeAffinity": affinity("agent-1")}},
+        {"metadata": made_by, "spec": {"hostPath": {"path": "/storage/c"}, "nodeAffinity": affinity("server-1")}},
+        # Somebody's own folder, and a driver's.
+        {"metadata": {}, "spec": {"hostPath": {"path": "/data"}, "nodeAffinity": affinity("server-1")}},
+        {"metadata": {}, "spec": {"csi": {"volumeHandle": "x"}}},
+    ]
+    assert volumes.local_folders(on_disks) == {"server-1": ["/storage/a", "/storage/c"], "agent-1": ["/storage/b"]}
 
 
 def test_places() -> None:

@@ -214,3 +214,44 @@ def test_the_precheck_says_all_of_it(tmp_path: Path) -> None:
         "MinIO cannot change that",
     ):
         assert text in said, said
+
+
+def kept(name: str, size: str = "100Gi") -> dict[str, Any]:
+    return {"metadata": {"labels": {"slipway/volume": name}}, "spec": {"capacity": {"storage": size}}}
+
+
+def test_claims_of_a_former_minio_are_made_again() -> None:
+    """They count as if they were there."""
+    again = FILTERS["minio_kept"]
+    assert again([kept("git.git-data"), kept("minio.minio")], []) == [CLAIM]
+    assert again([kept("minio.minio")], [CLAIM]) == []
+    (drive,) = again([kept("minio.export-minio-0")], [CLAIM])
+    assert "are those of distributed" in layout(claims=(drive["metadata"]["name"],))[0]
+    assert faults(size="1Gi", claims=tuple(again([kept("minio.minio")], []))) == faults(size="1Gi") != []
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "said"),
+    [
+        (
+            ["airflow", "epos", "minio", "postgresql"],
+            "airflow, postgresql use MinIO, and nothing was changed. Uninstall them first",
+        ),
+        (["kubeflow-pipelines"], "kubeflow_pipelines uses MinIO, and nothing was changed. Uninstall it first"),
+        (["epos", "epos-prod"], "Applications in epos, epos-prod keep their keys, and have no store until"),
+    ],
+)
+def test_who_uses_minio(tmp_path: Path, namespaces: list[str], said: str) -> None:
+    """By what is there, also where it is not in the inventory any more."""
+    tasks = yaml.safe_load((ROLE / "tasks/uninstall.yml").read_text())
+    chosen = ("Refuse while other components use it", "Say what stays")
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [task for task in tasks if task["name"] in chosen]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    variables = {
+        **yaml.safe_load((ROLE / "vars/main.yml").read_text()),
+        **DEFAULTS,
+        "_minio_found": {"resources": [{"metadata": {"name": name}} for name in namespaces]},
+        "slipway_roles_dir": str(ROLE.parent),
+    }
+    done = run_playbook(tmp_path, "-i", "localhost,", "play.yml", "-e", json.dumps(variables))
+    assert said in " ".join(done.stdout.split()), done.stdout

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ansible.module_utils.slipway.kube import Json
 from ansible.module_utils.slipway.port_forward import service_of
 from ansible.module_utils.slipway.postgresql import GROUP, Consumer, matches, plan, problems, uri, verifier
 from ansible.module_utils.slipway.postgresql_external import secret_faults
-from ansible.module_utils.slipway.postgresql_secrets import LABEL
+from ansible.module_utils.slipway.postgresql_secrets import FORMER, LABEL
 
 import modules.postgresql_credentials
 import modules.postgresql_databases
@@ -122,10 +123,31 @@ def test_only_what_differs_is_changed(found: Json, due: list[str]) -> None:
     assert "pencil" not in "".join(change.sql for change in changes)
 
 
+SECOND = Consumer("airflow", "pencil", "airflow.2")
+
+
+@pytest.mark.parametrize(
+    ("consumer", "first", "second", "due"),
+    [
+        (SECOND, PENCIL, None, ["role airflow: former password removed", "role airflow.2 made", "role airflow.2 acts as airflow"]),
+        (SECOND, None, {"password": PENCIL, "plain": True, "acts_as": "airflow"}, []),
+        (SECOND, None, {"password": PENCIL, "plain": False, "acts_as": None}, ["role airflow.2: attributes set", "role airflow.2 acts as airflow"]),
+        (replace(SECOND, rotating=True), PENCIL, {"password": PENCIL, "plain": True, "acts_as": "airflow"}, []),
+        (AIRFLOW, PENCIL, {"password": PENCIL, "plain": True, "acts_as": "airflow"}, ["role airflow.2: former password removed"]),
+        (AIRFLOW, PENCIL, {"password": None, "plain": True, "acts_as": "airflow"}, []),
+        (replace(AIRFLOW, rotating=True), PENCIL, {"password": PENCIL, "plain": True, "acts_as": "airflow"}, []),
+    ],
+)  # fmt: skip
+def test_two_logins_take_turns(consumer: Consumer, first: str | None, second: Json | None, due: list[str]) -> None:
+    """The one that the Secret does not name has no password, but while it is handed over."""
+    roles = {GROUP: {}, "airflow": {"password": first, "plain": True}, **({"airflow.2": second} if second else {})}
+    assert [change.text for change in plan(state(roles=roles), [consumer])] == due
+
+
 def test_names_of_others_are_quoted() -> None:
     (change,) = plan(state(members=["airflow", 'it\'s "odd"']), [AIRFLOW])
     assert f'REVOKE "{GROUP}" FROM "it\'s ""odd"""' in change.sql
-    assert "usename = 'it''s \"odd\"'" in change.sql
+    assert "usename IN ('it''s \"odd\"', 'it''s \"odd\".2')" in change.sql
 
 
 KUBECTL = """#!/bin/sh
@@ -177,6 +199,19 @@ def test_the_module_speaks_to_psql_in_the_pod(databases: Callable[..., Json], cl
     for text in (arguments, written, json.dumps(done)):
         assert "a new one" not in text
     assert "SCRAM" not in arguments + json.dumps(done)
+
+
+def test_the_module_follows_the_secrets_login(databases: Callable[..., Json], cluster: Cluster, tmp_path: Path) -> None:
+    """The former one goes with the note at the Secret."""
+    item = secret(password="pencil", username="airflow.2")
+    cluster.objects[f"{SECRETS}/postgresql-airflow"] = item
+    cluster.objects["/api/v1/namespaces/postgresql/pods/postgresql-0"] = {}
+    second = {"airflow.2": {"password": PENCIL, "plain": True, "acts_as": "airflow"}}
+    (tmp_path / "output").write_text(json.dumps(state(roles={**state()["roles"], **second})))
+    item["metadata"]["annotations"] = {FORMER: "airflow"}
+    assert databases()["changes"] == []
+    del item["metadata"]["annotations"]
+    assert databases()["changes"] == ["role airflow: former password removed"]
 
 
 def test_the_module_names_what_is_wrong(databases: Callable[..., Json], cluster: Cluster, tmp_path: Path) -> None:
@@ -231,6 +266,12 @@ def test_credentials_are_made_once_and_followed(cluster: Cluster) -> None:
     cluster.objects[f"{SECRETS}/postgresql-airflow"]["data"] |= encode(password="by hand")
     run("airflow")
     assert "airflow:by%20hand@h.x.svc" in values()["uri"]
+    # The login that a rotation has put there stays, one that is none of the consumer's does not.
+    for username, kept in (("airflow.2", "airflow.2"), ("somebody", "airflow")):
+        cluster.objects[f"{SECRETS}/postgresql-airflow"]["data"] |= encode(username=username)
+        run("airflow")
+        assert values()["username"] == kept
+        assert f"//{kept}:by%20hand@" in values()["uri"]
     assert (
         run("other")["changes"][-1] == "Secret postgresql/postgresql-airflow removed: airflow is no consumer any more"
     )

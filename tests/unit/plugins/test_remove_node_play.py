@@ -80,3 +80,12 @@ def test_an_agent_is_removed(stage: Stage) -> None:
     log, said = remove(stage, {"a": {**lives(), "members": [*listed("a"), member]}}, "agent-1")
     assert not said, said[-3000:]
     assert log == ["kubeconfig a", 'node_drain "drained"', "stop agent-1", 'k3s_node "agent-1"', "uninstall agent-1"]
+
+
+def test_none_is_removed_while_a_rotation_is_under_way(stage: Stage) -> None:
+    """Whichever server has its record; a node that does not answer has none."""
+    state = lives("a", "b", "c")
+    rotating = {**state, "rotation": {"server-token": {"begun": 5.0}}}
+    log, said = remove(stage, {"a": None, "b": state, "c": rotating}, "a")
+    assert log == []
+    assert "A rotation of server-token was interrupted; c has its record." in said

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 import yaml
 
-from .archives import K3S, SECRETS, damage, make_archive, write_password
+from .archives import K3S, SECRETS, damage, make_archive, write_key
 from .stage import Stage, listed
 
 # The machines as they are found, once they are stopped, with data in the first server, and with that one running again.
@@ -34,9 +36,10 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setenv("ANSIBLE_ROLES_PATH", str(tmp_path / "roles"))
     stage = Stage(tmp_path)
     (tmp_path / "roles/k3s/tasks/survey.yml").write_text(yaml.safe_dump(SURVEY))
-    for name in ("etc", "data/server/transfer", "bundle"):
+    for name in ("etc", "data/server/transfer", "bundle", "volumes/empty", "volumes/full/data"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "bundle/bundle.yml").touch()
+    (tmp_path / "volumes/full").chmod(0o700)
     return stage
 
 
@@ -53,7 +56,7 @@ def restore(
         "slipway_bundle_dir": str(folder / "bundle"),
         "_k3s_config_dir": str(folder / "etc"),
         "_k3s_data_dir": str(folder / "data"),
-        "backup_vault_password_file": str(write_password(folder)),
+        "backup_identity_file": str(write_key(folder)),
         "stopped": STOPPED,
         "restored": {"members": listing, "has_data": True, "active": True, "restoring": False},
         **more,
@@ -86,14 +89,50 @@ def test_it_goes_back_to_an_archive(stage: Stage) -> None:
         "run agent-1 a",
         "kubeconfig a",
         'workloads_ready ["c", "b", "a", "agent-1"]',
+        f'volume_folders "{stage.folder}/kubeconfig"',
         "workloads_ready null",
     ]
     assert not snapshot.exists()
+    # Only what has nothing in it is opened to its users.
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (stage.folder / "volumes").iterdir()}
+    assert modes == {"missing": 0o777, "empty": 0o777, "full": 0o700}
     assert {path.name: path.read_text() for path in (stage.folder / "etc").iterdir()} == {
         name: SECRETS[name] for name in ("token", "agent-token")
     }
     assert not [text for text in SECRETS.values() if text in stage.output]
     assert "Volumes on the disks of new machines are empty" in " ".join(stage.output.split())
+
+
+def test_the_whole_site_goes_back(stage: Stage) -> None:
+    """After the cluster what its components held, buckets first and each with the archive; PostgreSQL to its point, which is in the bucket."""
+    point = "{{ [postgresql_restore_source, postgresql_restore_timeline, postgresql_restore_target_name] | join(' ') }}"
+    for name in ("git", "kubeflow_pipelines", "minio", "mine", "later"):
+        stage.component(name, "restore", " {{ backup_archive }}")
+    stage.component("postgresql", "restore", f" {point}")
+    facts = {"source": "77", "timeline": 2, "target_name": "slipway-x", "target_time": "2026-11-27T12:00:00+00:00"}
+    parts: dict[str, Any] = {name: ({f"{name}.x": name}, {}) for name in ("git", "kubeflow_pipelines", "mine", "minio")}
+    archive = make_archive(stage.folder / "backup", parts={**parts, "postgresql": ({}, facts)})
+    components = ["git", "later", "mine", "minio", "argocd", "postgresql", "kubeflow_pipelines"]
+    log, said = restore(
+        stage,
+        dict.fromkeys(("a", "b", "c"), NEW),
+        restore_component="site",
+        restore_from=str(archive),
+        slipway_components=components,
+        slipway_component_namespaces=[],
+        slipway_roles_dir=str(stage.folder / "roles"),
+    )
+    assert not said, said[-4000:]
+    begun = log.index(f'volume_folders "{stage.folder}/kubeconfig"')
+    assert log[begun + 1 :] == [
+        f"restore minio localhost {archive}",
+        "restore postgresql localhost 77 2 slipway-x",
+        *(f"restore {name} localhost {archive}" for name in ("kubeflow_pipelines", "git", "mine")),
+        "workloads_ready null",
+    ]
+    assert "These hold what they held then: minio, postgresql, kubeflow_pipelines, git, mine." in " ".join(
+        stage.output.split()
+    )
 
 
 def test_it_goes_back_on_new_machines(stage: Stage) -> None:
@@ -143,14 +182,17 @@ def test_bad_input_is_refused_before_any_change(stage: Stage) -> None:
     archive = make_archive(stage.folder / "backup")
     words: dict[str, Any] = {"restore_from": str(archive)}
     wrong = stage.folder / "wrong"
-    wrong.write_text("wrong")
+    wrong.write_text(str(pyrage.x25519.Identity.generate()))
     refusals: list[tuple[dict[str, Any], str]] = [
         ({**words, "restore_confirm": "other"}, "run it again with -e restore_confirm=site"),
         ({}, "The cluster begins from an archive"),
         ({**words, "restore_server": "agent-1"}, "it can be one of a, b, c"),
         ({**words, "slipway_bundle_dir": "/nowhere"}, "There is no bundle in /nowhere"),
-        ({**words, "backup_vault_password_file": ""}, "must be the file with the password"),
-        ({**words, "backup_vault_password_file": str(wrong)}, "is not the one that"),
+        ({**words, "backup_identity_file": ""}, "must be the file with a secret key"),
+        ({**words, "backup_identity_file": str(wrong)}, "it was encrypted for others"),
+        ({"restore_component": "site"}, "site comes back from an archive of backup.yml"),
+        ({"restore_component": "git", "slipway_components": ["git"]}, "git comes back from an archive of backup.yml"),
+        ({**words, "restore_component": "git", "slipway_components": ["git"]}, "has nothing of git; it has cluster"),
         ({"restore_from": "/nowhere"}, "/nowhere is no folder"),
         ({"restore_from": str(make_archive(stage.folder / "new", k3s="v1.36.0+k3s1"))}, "one of k3s v1.36.0+k3s1"),
         ({"restore_from": str(make_archive(stage.folder / "other", site="other"))}, "of the site other, not of site"),
@@ -161,8 +203,8 @@ def test_bad_input_is_refused_before_any_change(stage: Stage) -> None:
         assert said in output, output[-3000:]
     damage(archive, "token")
     log, output = restore(stage, states, **words)
-    assert log == [] and "token.vault is damaged" in output
-    (archive / "snapshot.zip.vault").unlink()
+    assert log == [] and "token.age is damaged" in output
+    (archive / "snapshot.zip.age").unlink()
     log, output = restore(stage, states, **words)
     assert log == [] and "is missing: the archive is not complete" in output
 

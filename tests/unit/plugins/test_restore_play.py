@@ -18,12 +18,17 @@ MEANT = {**SITE, "restore_confirm": "example"}
     [
         (
             {**SITE, "restore_component": ""},
-            'restore_component is ""; those that can be restored: cluster, postgresql.',
+            'restore_component is ""; those that can be restored: site, cluster, minio, postgresql.',
         ),
-        ({**MEANT, "slipway_components": ["minio"]}, 'is "postgresql"; those that can be restored: cluster.'),
+        (
+            {**MEANT, "slipway_components": ["minio"]},
+            'is "postgresql"; those that can be restored: site, cluster, minio.',
+        ),
         ({**SITE, "restore_confirm": "lab"}, "run it again with -e restore_confirm=example"),
         ({**MEANT, "postgresql_provider": "external"}, "Only an embedded server is restored here"),
         ({**MEANT, "postgresql_restore_target_time": "noon"}, "or empty (noon)"),
+        ({**MEANT, "postgresql_restore_target_name": "backup"}, "the time of that point"),
+        ({**MEANT, "restore_component": "minio"}, "minio comes back from an archive of backup.yml"),
         ({**MEANT, "postgresql_restore_timeline": "0"}, "a number (0)"),
         ({**MEANT, "postgresql_restore_source": "../x"}, "digits or empty (../x)"),
         ({**MEANT, "postgresql_restore_dump": "/nowhere/all.sql"}, "or empty (/nowhere/all.sql)"),

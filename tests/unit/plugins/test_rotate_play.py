@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from .stage import Stage, listed
+from .stage import Stage, listed, note
 
 
 @pytest.fixture
@@ -22,8 +23,37 @@ VOTES = 'k3s_voters ["a", "b"]'
 
 def rotate(stage: Stage, kinds: str, **states: dict[str, Any]) -> tuple[list[str], str]:
     """Run it with the confirmation, on two servers and an agent."""
-    words = {"rotate": kinds, "rotate_confirm": "site"}
+    words = {"rotate": kinds, "rotate_confirm": "site", "log": str(stage.log)}
     return stage.run({"b": LIVES, "a": LIVES, **states}, playbook="rotate", variables=words, agent={"active": True})
+
+
+@pytest.fixture
+def components(stage: Stage) -> Stage:
+    """With roles that say when they are called."""
+    for name in ("minio", "postgresql"):
+        folder = stage.folder / f"roles/{name}/tasks"
+        folder.mkdir(parents=True)
+        for verb in ("rotate_check", "rotate"):
+            (folder / f"{verb}.yml").write_text(yaml.safe_dump([note(f"{verb} {name}")]))
+    return stage
+
+
+def test_components_alone_touch_no_node(components: Stage) -> None:
+    """Nobody asks a server that would not answer. All are judged before the first one changes."""
+    words = {"rotate": ["postgresql", "minio"], "rotate_confirm": "site", "log": str(components.log)}
+    log, said = components.run({"a": None}, playbook="rotate", variables=words)
+    assert not said, said[-3000:]
+    verbs = [f"{verb} {name} localhost" for verb in ("rotate_check", "rotate") for name in ("minio", "postgresql")]
+    assert log == verbs
+    printed = " ".join(components.output.split())
+    assert "New on site, in this order: minio, postgresql. No node is touched." in printed
+
+
+def test_components_come_after_the_cluster(components: Stage) -> None:
+    log, said = rotate(components, "minio,kubeconfig")
+    assert not said, said[-3000:]
+    assert log[0] == "rotate_check minio localhost"
+    assert log[-2:] == ['k3s_rotation ["kubeconfig"]', "rotate minio localhost"]
 
 
 def started(name: str, since: str = "0") -> list[str]:
@@ -34,7 +64,10 @@ def started(name: str, since: str = "0") -> list[str]:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ({}, "it can be one or more of server-token, agent-token, encryption-keys, certificates, kubeconfig."),
+        (
+            {},
+            "it can be one or more of server-token, agent-token, encryption-keys, certificates, kubeconfig, minio, postgresql.",
+        ),
         ({"rotate": "certificates,token", "rotate_confirm": "site"}, 'rotate is ["certificates", "token"]'),
         ({"rotate": "certificates"}, "run it again with -e rotate=certificates -e rotate_confirm=site"),
     ],

@@ -167,7 +167,7 @@ def test_what_the_server_reads(rendered: Json, other: Json) -> None:
     access = [line.split() for line in data["pg_hba.conf"].splitlines() if not line.startswith("#")]
     assert access == [
         ["local", "all", "postgres", "peer"],
-        ["hostssl", "sameuser", "+slipway_consumers", "all", "scram-sha-256"],
+        ["hostssl", "samerole", "+slipway_consumers", "all", "scram-sha-256"],
     ]
     templates = [find(each, "StatefulSet")["spec"]["template"]["metadata"] for each in (rendered, other)]
     assert templates[0]["annotations"] != templates[1]["annotations"]

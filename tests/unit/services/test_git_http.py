@@ -139,6 +139,12 @@ def test_what_is_there_is_never_filled(service: Service, tmp_path: Path) -> None
     assert service.git("ls-remote", service.url()).stdout.count("refs/") == 1
 
 
+def test_one_that_lost_its_commits_is_not_filled_again(service: Service, tmp_path: Path) -> None:
+    """Argo CD would take a first commit for the removal of everything."""
+    git_http.fill(service.options, "platform", content(tmp_path / "content"), filled=True)
+    assert service.git("for-each-ref", cwd=service.repository).stdout == ""
+
+
 def test_a_stop_waits_for_a_push(service: Service) -> None:
     assert service.server.slots.acquire(timeout=0)
     timer = threading.Timer(0.2, service.server.slots.release)

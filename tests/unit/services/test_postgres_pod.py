@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +219,37 @@ def test_the_keeper(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(done) == 3
 
 
+def test_a_restore_point_is_in_the_archive_before_it_is_told_of(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = iter(["", "00000002.history", "000000020000000000000006", "000000020000000000000007.00000028.backup"])
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    class Server(Cursor):
+        autocommit = False
+
+        def execute(self, sql: str, values: tuple[str, ...] = ()) -> None:
+            asked.append((sql, values))
+
+        def fetchone(self) -> Any:
+            return (next(segments) if "archiver" in asked[-1][0] else "000000020000000000000007",)
+
+        def close(self) -> None:
+            pass
+
+    driver = SimpleNamespace(connect=lambda **_: Server(), Error=RuntimeError)
+    monkeypatch.setattr(pod.importlib, "import_module", lambda _: driver)
+    monkeypatch.setattr(pod, "identifier", lambda _: "7")
+    monkeypatch.setattr(pod.time, "sleep", lambda _: None)
+    told = pod.mark(settings, "slipway-x")
+    assert asked[0] == ("SELECT pg_walfile_name(pg_create_restore_point(%s))", ("slipway-x",))
+    assert "pg_switch_wal" in asked[1][0]
+    assert {**told, "target_time": ""} == {"source": "7", "timeline": 2, "target_name": "slipway-x", "target_time": ""}
+    assert pod.parse_time(told["target_time"]).tzinfo
+    segments = iter([""] * 3)
+    monkeypatch.setattr(pod, "ARCHIVED", -1)
+    with pytest.raises(pod.PodError, match="000000020000000000000007 was not archived"):
+        pod.mark(settings, "slipway-x")
+
+
 def test_what_a_restoration_tells_the_server(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive, target = pod.Archive(settings), tmp_path / "data.part"
     target.mkdir()
@@ -235,6 +267,9 @@ def test_what_a_restoration_tells_the_server(settings: Any, tmp_path: Path, monk
         "recovery_target_time = '2026-11-26 08:00:00.000000+00'\n"
     )
     assert (target / "recovery.signal").stat().st_mode & 0o777 == 0o600
+    pod.restore({"target_time": moment, "target_name": "slipway-x"}, settings, archive, target)
+    assert calls[1][-2:] == calls[0][-2:]
+    assert (tmp_path / "recovery.conf").read_text().endswith("recovery_target_name = 'slipway-x'\n")
     pod.restore({"source": "2", "timeline": "1"}, settings, archive, target)
     assert "time" not in (tmp_path / "recovery.conf").read_text().replace("timeline", "")
     with pytest.raises(pod.PodError, match="timeline is 9"):
