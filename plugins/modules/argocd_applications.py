@@ -11,11 +11,8 @@ description:
     when they are not. Where Argo CD works and only the content of the repository is wrong, it warns.
   - C(absent) removes every ApplicationSet and Application of the namespace. What they have deployed stays.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of Argo CD.
     type: str

@@ -15,15 +15,8 @@ description:
     list of them.
   - Nothing of it is on the controller unencrypted, nor in memory but for a piece.
   - Runs on the controller and reaches MinIO by C(kubectl port-forward), which ends with the task.
+extends_documentation_fragment: [kube, kube.kubectl]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   namespace:
     description: Namespace of MinIO.
     type: str

@@ -14,11 +14,8 @@ description:
     authority signed issued anew. Without I(secret) there is no authority to export.
   - C(issued) waits until the Certificates I(certificates) are there, signed by the authority that I(issuer) has now.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   state:
     description: What to see to.
     type: str

@@ -10,11 +10,8 @@ description:
   - Makes the Secret on first use and afterwards only adds keys that are missing.
   - A key that exists is never changed, and no value is ever returned, shown in a diff or logged.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of the Secret; it must exist.
     type: str

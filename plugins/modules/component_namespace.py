@@ -10,11 +10,8 @@ description:
   - Without I(flows) no NetworkPolicy is made. Otherwise everything that is no flow is refused, in both directions.
   - Each flow is one NetworkPolicy, C(slipway-<name>); those that are not listed any more are removed.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   name:
     description: Name of the namespace.
     type: str

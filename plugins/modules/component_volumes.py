@@ -10,11 +10,8 @@ description:
   - Those that claims of the component's namespace have or had. Volumes that were kept or set aside count, and the namespace may be gone.
   - A volume is deleted by the provisioner that made it. Where one is left after I(timeout), it fails and says what to do.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   kubectl:
     description: How commands in messages call kubectl.
     type: path

@@ -18,8 +18,45 @@ options:
     elements: dict
     default: []
   limits:
-    description: Thresholds, as the defaults of the role C(doctor) without its prefix. Those that are left out have the role's defaults.
+    description: Thresholds; the role C(doctor), whose options these are with its prefix, says what each means.
     type: dict
+    suboptions:
+      certificate_days:
+        description: Days before its end from which on a certificate is a warning.
+        type: int
+        default: 30
+      certificate_error_days:
+        description: Days before its end from which on it is an error.
+        type: int
+        default: 7
+      authority_days:
+        description: Days before its end from which on an authority is a warning.
+        type: int
+        default: 180
+      etcd_percent:
+        description: Part of its quota from which on the size of the datastore is a warning.
+        type: int
+        default: 75
+      snapshot_hours:
+        description: Age from which on the newest snapshot of a server is a warning.
+        type: float
+        default: 25
+      max_clock_skew_seconds:
+        description: Seconds that the clocks of two nodes may differ.
+        type: float
+        default: 2.0
+      min_free_percent:
+        description: Free part of a file system below which it is a warning.
+        type: int
+        default: 15
+      min_memory_mb:
+        description: Available memory, in MiB, below which it is a warning.
+        type: int
+        default: 256
+      restarts:
+        description: Restarts of a container or of k3s from which on they are a warning.
+        type: int
+        default: 5
   kubeconfig:
     description: Path of the kubeconfig file; it need not be there.
     type: path

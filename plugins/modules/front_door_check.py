@@ -9,11 +9,8 @@ short_description: Judge the settings of the front door and the cluster that it 
 description:
   - Reads only, and fails with every problem that it finds.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of the front door.
     type: str

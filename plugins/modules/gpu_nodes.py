@@ -14,11 +14,8 @@ description:
   - C(whole) switches MIG off where a profile is on and waits until it is; refuses while pods hold GPUs. For the time before the operator goes.
   - C(absent) takes all labels and annotations of the operator and of ours off every node. For the time after it has gone.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   state:
     description: What to see to. C(whole) and C(absent) are about every node of the cluster.
     type: str

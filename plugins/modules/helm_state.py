@@ -9,11 +9,8 @@ short_description: Tell what is to be done about a Helm release
 description:
   - Compares the newest record of a release with a chart and values, and the objects of its manifest with those in the cluster.
   - Changes nothing; its secrets stay in the module. Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   release:
     description: Name of the release.
     type: str

@@ -16,11 +16,8 @@ description:
   - A volume grows where its class allows it. It never shrinks, and never changes its class; both are refused.
   - Where the data lies on a node that is not in the cluster any more, it fails and says what waits for what.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of the claim. It must exist, except in check mode.
     type: str

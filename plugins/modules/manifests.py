@@ -11,11 +11,8 @@ description:
   - Removes objects that belonged to the set and are not in it any more. ConfigMap C(slipway-<name>) records what belongs to it.
   - Never removes CustomResourceDefinitions, Namespaces and PersistentVolumeClaims.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   name:
     description: Name of the set, unique in its namespace.
     type: str

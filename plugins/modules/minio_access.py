@@ -15,15 +15,8 @@ description:
   - A user whose secret key differs from its Secret gets that of the Secret.
   - Buckets, policies and users that are not listed are left alone, but for the former key of a tenant that is not rotating.
   - Runs on the controller and reaches MinIO by C(kubectl port-forward), which ends with the task.
+extends_documentation_fragment: [kube, kube.kubectl, minio_tenants]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   namespace:
     description: Namespace of MinIO.
     type: str
@@ -49,99 +42,6 @@ options:
     description: Secret in I(namespace) with the root credentials, under the keys C(rootUser) and C(rootPassword).
     type: str
     default: minio-root
-  tenants:
-    description: Who gets which buckets.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Name of the tenant and of its policy.
-        type: str
-        required: true
-      buckets:
-        description: Buckets that belong to this tenant alone, to read and write.
-        type: list
-        elements: str
-        default: []
-      read:
-        description: Buckets of other tenants that this one may list and read.
-        type: list
-        elements: str
-        default: []
-      expire:
-        description: What is deleted after a time.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          bucket:
-            description: A bucket of this tenant.
-            type: str
-            required: true
-          prefix:
-            description: How the names of the objects begin; empty for all.
-            type: str
-            default: ""
-          days:
-            description: Days after an object was written.
-            type: int
-            required: true
-      versioned:
-        description: Buckets of this tenant that keep versions.
-        type: list
-        elements: str
-        default: []
-      expire_versions:
-        description: What is deleted a time after it was replaced or deleted.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          bucket:
-            description: One of I(versioned).
-            type: str
-            required: true
-          prefix:
-            description: How the names of the objects begin; empty for all.
-            type: str
-            default: ""
-          days:
-            description: Days after that.
-            type: int
-            required: true
-      quota:
-        description: How much a bucket may hold.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          bucket:
-            description: A bucket of this tenant.
-            type: str
-            required: true
-          size:
-            description: A Kubernetes quantity; 0 takes the quota away.
-            type: str
-            required: true
-      secret:
-        description: Secret with the user's credentials, under the keys C(accessKey) and C(secretKey).
-        type: dict
-        required: true
-        suboptions:
-          namespace:
-            description: Namespace of the Secret.
-            type: str
-            required: true
-          name:
-            description: Name of the Secret.
-            type: str
-            required: true
-      copies:
-        description: Taken for the module minio_tenants, which keeps them.
-        type: list
-        elements: str
-        default: []
   timeout:
     description: Seconds to wait until MinIO answers.
     type: int

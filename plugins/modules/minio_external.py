@@ -11,15 +11,8 @@ description:
     C(accessKey) and C(secretKey) of its Secret, and lists its buckets.
   - Fails with everything that is wrong and what to do about it. Changes nothing.
   - Runs on the controller; Services of the cluster (C(<name>.<namespace>.svc)) are reached by C(kubectl port-forward).
+extends_documentation_fragment: [kube, kube.kubectl, minio_tenants]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   endpoint:
     description: Where the store is, as C(host:port).
     type: str
@@ -36,11 +29,6 @@ options:
         description: Name of the Secret.
         type: str
         required: true
-  tenants:
-    description: Who uses the store, as the module M(minio_access) takes them.
-    type: list
-    elements: dict
-    required: true
   timeout:
     description: Seconds until the store must answer.
     type: int
@@ -77,6 +65,7 @@ from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import secrets
+from ansible.module_utils.slipway.changes import end_with_faults
 from ansible.module_utils.slipway.errors import SlipwayError
 from ansible.module_utils.slipway.kube import Kube, KubeClient
 from ansible.module_utils.slipway.minio_access import TENANT_OPTIONS, Login, read_tenant
@@ -148,14 +137,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        faults = run(module)
-    except SlipwayError as error:
-        module.fail_json(msg=str(error))
-    if faults:
-        lines = "\n".join(f"- {fault}" for fault in faults)
-        module.fail_json(msg=f"The external store cannot be used; nothing was changed:\n{lines}", faults=faults)
-    module.exit_json(changed=False)
+    end_with_faults(module, lambda: run(module), "The external store cannot be used; nothing was changed:")
 
 
 if __name__ == "__main__":

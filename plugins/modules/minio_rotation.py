@@ -13,15 +13,8 @@ description:
   - C(ended) waits until these pods are gone, and removes the former user. Pods that are still there fail it; both keys then stay valid.
   - What was begun is noted at the Secret, so that the same calls go on after an interruption.
   - Runs on the controller.
+extends_documentation_fragment: [kube, kube.kubectl, minio_tenants]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   state:
     description: How far to go.
     type: str
@@ -39,11 +32,6 @@ options:
     description: Secret with the root credentials, under the keys C(rootUser) and C(rootPassword).
     type: str
     default: minio-root
-  tenants:
-    description: Whose keys, as the module M(minio_access) takes them.
-    type: list
-    elements: dict
-    required: true
   owned:
     description: Namespaces whose workloads others restart.
     type: list

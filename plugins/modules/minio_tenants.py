@@ -12,11 +12,8 @@ description:
   - Keeps copies of it in other namespaces, under the same name. Copies that are not listed any more are removed.
   - Does not need MinIO to run; M(minio_access) makes the users.
   - Runs on the controller.
+extends_documentation_fragment: [kube, minio_tenants]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   endpoint:
     description: Where tenants reach MinIO, as C(host:port).
     type: str
@@ -29,74 +26,6 @@ options:
     type: list
     elements: str
     default: []
-  tenants:
-    description: Who gets credentials.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Name of the tenant and of its user.
-        type: str
-        required: true
-      buckets: &access
-        description: Taken for the module minio_access.
-        type: list
-        elements: str
-        default: []
-      read: *access
-      versioned: *access
-      expire: &expire
-        description: Taken for the module minio_access.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          bucket:
-            description: A bucket.
-            type: str
-            required: true
-          prefix:
-            description: How names begin.
-            type: str
-            default: ""
-          days:
-            description: Days.
-            type: int
-            required: true
-      expire_versions: *expire
-      quota:
-        description: Taken for the module minio_access.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          bucket:
-            description: A bucket.
-            type: str
-            required: true
-          size:
-            description: A quantity.
-            type: str
-            required: true
-      secret:
-        description: Secret with the credentials.
-        type: dict
-        required: true
-        suboptions:
-          namespace:
-            description: Namespace of the Secret.
-            type: str
-            required: true
-          name:
-            description: Name of the Secret.
-            type: str
-            required: true
-      copies:
-        description: Namespaces where a copy of the Secret is kept.
-        type: list
-        elements: str
-        default: []
 attributes:
   check_mode:
     support: full

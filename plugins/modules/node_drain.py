@@ -14,11 +14,8 @@ description:
   - Pods of DaemonSets, static pods and those that have ended stay. Where no other node can take pods, all stay, as they survive a restart of k3s.
     On a node that a person has cordoned, those stay whose volume is there.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   node:
     description: Name of the node.
     type: str

@@ -12,15 +12,8 @@ description:
   - C(restored) gives the command the content of a file as its input.
   - Nothing of it is on the controller unencrypted, nor in memory but for a piece.
   - Runs on the controller.
+extends_documentation_fragment: [kube, kube.kubectl]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   namespace:
     description: Namespace of the pod.
     type: str

@@ -12,11 +12,8 @@ description:
   - Secrets of consumers that are not listed any more are removed.
   - Does not need PostgreSQL to run; M(postgresql_databases) makes databases and roles.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of PostgreSQL and of the Secrets; it must exist.
     type: str

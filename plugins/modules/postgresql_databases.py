@@ -16,15 +16,8 @@ description:
   - A role that is no consumer any more cannot connect. Databases and roles are never removed, as they hold data.
   - Runs on the controller. SQL goes to C(psql) in the server's own container over the Kubernetes API, where the superuser is known by the
     operating system's user; the superuser has no password.
+extends_documentation_fragment: [kube, kube.kubectl]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   namespace:
     description: Namespace of PostgreSQL and of the Secrets.
     type: str

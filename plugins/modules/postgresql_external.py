@@ -10,15 +10,8 @@ description:
   - Each Secret C(postgresql-<consumer>) needs the keys C(host), C(port), C(database), C(username), C(password), C(uri) and C(ca.crt).
   - Connects as each consumer does, with TLS and the server's name checked, and fails with everything that is wrong and what to do about it.
   - Changes nothing. Runs on the controller; Services of the cluster (C(<name>.<namespace>.svc)) are reached by C(kubectl port-forward).
+extends_documentation_fragment: [kube, kube.kubectl]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   namespace:
     description: Namespace of the Secrets.
     type: str
@@ -60,7 +53,7 @@ import base64
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.slipway import postgresql, secrets
-from ansible.module_utils.slipway.errors import SlipwayError
+from ansible.module_utils.slipway.changes import end_with_faults
 from ansible.module_utils.slipway.kube import KubeClient
 from ansible.module_utils.slipway.port_forward import port_forward
 from ansible.module_utils.slipway.postgresql_secrets import secret_name
@@ -110,14 +103,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        faults = run(module)
-    except SlipwayError as error:
-        module.fail_json(msg=str(error))
-    if faults:
-        lines = "\n".join(f"- {fault}" for fault in faults)
-        module.fail_json(msg=f"The external PostgreSQL cannot be used; nothing was changed:\n{lines}", faults=faults)
-    module.exit_json(changed=False)
+    end_with_faults(module, lambda: run(module), "The external PostgreSQL cannot be used; nothing was changed:")
 
 
 if __name__ == "__main__":

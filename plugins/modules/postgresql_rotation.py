@@ -13,15 +13,8 @@ description:
     there fails it; both logins then stay.
   - What was begun is noted at the Secret, so that the same calls go on after an interruption.
   - Runs on the controller.
+extends_documentation_fragment: [kube, kube.kubectl]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
-  kubectl:
-    description: Path of the kubectl program.
-    type: path
-    required: true
   state:
     description: How far to go.
     type: str

@@ -10,11 +10,8 @@ description:
   - For a program that wants a credential under a name, in a namespace or beside fixed values of its own. Makes the Secret if it is missing.
   - No value is ever returned, shown in a diff or logged.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of the Secret; it must exist.
     type: str

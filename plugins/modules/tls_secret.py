@@ -10,11 +10,8 @@ description:
   - Judges the files first; nothing is written where they do not exist, do not fit each other, have expired or are for other names.
   - The key is read here and goes to the API only; it is never returned, shown in a diff or logged.
   - Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespace:
     description: Namespace of the Secret.
     type: str

@@ -11,11 +11,8 @@ description:
     lose, and asks whether the platform is well. Everything is in one table; errors fail the task after it.
   - What is to be done is read from the nodes and the cluster each time, so an interrupted upgrade goes on where it was.
   - Changes nothing. Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   servers:
     description: The hosts of the inventory that are servers.
     type: list

@@ -8,11 +8,7 @@ module: volume_folders
 short_description: Tell the folders on nodes' disks that are volumes of the class local-path
 description:
   - Reads the cluster's volumes and changes nothing. Runs on the controller.
-options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
+extends_documentation_fragment: [kube]
 attributes:
   check_mode:
     support: full

@@ -10,11 +10,8 @@ description:
   - Waits for every Deployment, StatefulSet and DaemonSet of the namespaces, and for the nodes named.
   - When time is up it fails with the pods' states, the last warnings, log lines, and the command to run next.
   - Changes nothing. Runs on the controller.
+extends_documentation_fragment: [kube]
 options:
-  kubeconfig:
-    description: Path of the kubeconfig file.
-    type: path
-    required: true
   namespaces:
     description: Namespaces of which every workload must be ready. One without any workload is not ready.
     type: list
