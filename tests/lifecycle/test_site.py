@@ -333,7 +333,7 @@ def test_credentials_change_under_clients_that_write(site: Site, tmp_path: Path)
         )
         with writers[0], writers[1]:
             words = site.playbook_words("rotate", "-e", "rotate=minio,postgresql", *confirmed)
-            reached_at = "TASK [postgresql : Have these components take them over]"
+            reached_at = "TASK [Have these components take the logins over]"
             run, reached = site.interrupt(reached_at, 5, *words, timeout=1500)
             assert reached, run.output[-6000:]
             assert "in this order: minio, postgresql. No node is touched." in " ".join(run.output.split())

@@ -71,4 +71,4 @@ def test_it_begins_with_the_logins(tmp_path: Path) -> None:
     text = rotate(tmp_path, component="postgresql")
     assert "Another login for shop. Pods that are started anew: those of no component." in text
     assert "Give each consumer a second login" in text and "kubeconfig /none/kubeconfig cannot be used" in text, text
-    assert "Have these components take them over" not in text
+    assert "Have these components take the logins over" not in text
