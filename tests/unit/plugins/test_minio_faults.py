@@ -238,7 +238,7 @@ def test_claims_of_a_former_minio_are_made_again() -> None:
             "airflow, postgresql use MinIO, and nothing was changed. Uninstall them first",
         ),
         (["kubeflow-pipelines"], "kubeflow_pipelines uses MinIO, and nothing was changed. Uninstall it first"),
-        (["epos", "epos-prod"], "Applications in epos, epos-prod keep their keys, and have no store until"),
+        (["epos-prod"], "Applications in epos-prod keep their keys, and have no store until"),
     ],
 )
 def test_who_uses_minio(tmp_path: Path, namespaces: list[str], said: str) -> None:
